@@ -1,0 +1,147 @@
+/* wire.c - see wire.h. protobuf-c checks wire types and UTF-8-free lengths; the meaning is checked here. */
+#include "common/wire.h"
+#include "common/uri.h"
+
+#include <string.h>
+
+static bool id_ok(ProtobufCBinaryData b)
+{
+    return b.len == 0 || b.len == sizeof(struct ldr_id);
+}
+
+static bool key_ok(const char *key)
+{
+    return strnlen(key, LDR_URI_MAX + 1) <= LDR_URI_MAX;
+}
+
+static enum larder_kind invalid(struct larder_err *err, const char *what)
+{
+    return ldr_fail(err, LARDER_INVALID, "request with a malformed %s", what);
+}
+
+static enum larder_kind check_put(const Larder__Wire__Put *m, struct larder_err *err)
+{
+    if (!key_ok(m->key))
+        return invalid(err, "key");
+    if (m->size > LDR_PUT_MAX)
+        return ldr_fail(err, LARDER_LIMIT_EXCEEDED,
+                        "could not put \"%.200s\": %llu bytes are more than the %llu that one put takes", m->key,
+                        (unsigned long long)m->size, (unsigned long long)LDR_PUT_MAX);
+    if (m->data.len > LDR_WIRE_PART || (m->upload_id == 0 && m->size != m->data.len) ||
+        (m->upload_id != 0 && m->data.len))
+        return invalid(err, "body");
+    return ldr_fields_valid(m->fields.data, m->fields.len) ? LARDER_OK : invalid(err, "list of fields");
+}
+
+static enum larder_kind check_part(const Larder__Wire__PutPart *m, struct larder_err *err)
+{
+    if (m->upload_id == 0 || m->data.len > LDR_WIRE_PART || m->size > LDR_PUT_MAX || m->offset > m->size ||
+        m->data.len > m->size - m->offset)
+        return invalid(err, "part");
+    return LARDER_OK;
+}
+
+enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_request **out, struct larder_err *err)
+{
+    ldr_wire_request *r;
+    enum larder_kind k = LARDER_OK;
+
+    if (n > LDR_WIRE_REQUEST_MAX)
+        return invalid(err, "length");
+    r = larder__wire__request__unpack(NULL, n, p);
+    if (!r)
+        return invalid(err, "encoding");
+    switch (r->body_case) {
+    case LARDER__WIRE__REQUEST__BODY_GET:
+        if (!key_ok(r->get->key))
+            k = invalid(err, "key");
+        else if (!id_ok(r->get->seen_id))
+            k = invalid(err, "object id");
+        else if (r->get->validator.len > LDR_META_MAX ||
+                 (r->get->validator.len && memchr(r->get->validator.data, 0, r->get->validator.len)))
+            k = invalid(err, "validator");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_PUT:
+        k = check_put(r->put, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_PUT_PART:
+        k = check_part(r->put_part, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_HEAD:
+        k = key_ok(r->head->key) ? LARDER_OK : invalid(err, "key");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_DELETE:
+        k = key_ok(r->delete_->key) ? LARDER_OK : invalid(err, "key");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_HELLO:
+    case LARDER__WIRE__REQUEST__BODY_STATUS:
+    case LARDER__WIRE__REQUEST__BODY_ABORT:
+        break;
+    default:
+        k = ldr_fail(err, LARDER_UNSUPPORTED, "request of a kind that this agent does not know");
+    }
+    if (k) {
+        larder__wire__request__free_unpacked(r, NULL);
+        return k;
+    }
+    *out = r;
+    return LARDER_OK;
+}
+
+enum larder_kind ldr_wire_unpack_reply(const void *p, size_t n, ldr_wire_reply **out, struct larder_err *err)
+{
+    ldr_wire_reply *r = n <= LDR_WIRE_REPLY_MAX ? larder__wire__reply__unpack(NULL, n, p) : NULL;
+
+    if (!r)
+        return ldr_fail(err, LARDER_UNAVAILABLE, "the agent's answer could not be read");
+    if (!id_ok(r->object_id) ||
+        (r->body_case == LARDER__WIRE__REPLY__BODY_BYTES && r->bytes->data.len > LDR_WIRE_CHUNK)) {
+        larder__wire__reply__free_unpacked(r, NULL);
+        return ldr_fail(err, LARDER_UNAVAILABLE, "the agent's answer makes no sense");
+    }
+    *out = r;
+    return LARDER_OK;
+}
+
+enum larder_kind ldr_wire_status(const ldr_wire_reply *r, struct larder_err *err)
+{
+    enum larder_kind k;
+
+    if (!r->status || r->status->kind == LARDER_OK)
+        return LARDER_OK;
+    k = ldr_kind_from_wire(r->status->kind);
+    if (r->status->kind != (uint32_t)k)
+        ldr_fail(err, k, "failure of a kind this release does not know (%u): %s", r->status->kind, r->status->message);
+    else
+        ldr_fail(err, k, "%s", r->status->message);
+    if (err) {
+        err->sys = r->status->sys;
+        err->http = r->status->http;
+    }
+    return k;
+}
+
+enum larder_kind ldr_wire_get_meta(const Larder__Wire__Meta *m, struct ldr_meta *out, struct larder_err *err)
+{
+    struct ldr_meta meta;
+
+    if (m->size > LDR_OBJECT_SIZE_MAX || !ldr_fields_valid(m->fields.data, m->fields.len))
+        return ldr_fail(err, LARDER_CORRUPT, "metadata that is not well-formed");
+    ldr_meta_init(&meta);
+    meta.size_bytes = m->size;
+    meta.last_modified_s = m->last_modified_known ? m->last_modified : LDR_TIME_UNKNOWN;
+    if (!ldr_buf_add(&meta.fields, m->fields.data, m->fields.len))
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory for metadata");
+    *out = meta;
+    return LARDER_OK;
+}
+
+void ldr_wire_set_meta(const struct ldr_meta *meta, Larder__Wire__Meta *out)
+{
+    larder__wire__meta__init(out);
+    out->size = meta->size_bytes;
+    out->last_modified_known = meta->last_modified_s != LDR_TIME_UNKNOWN;
+    out->last_modified = out->last_modified_known ? meta->last_modified_s : 0;
+    out->fields.data = meta->fields.p;
+    out->fields.len = meta->fields.len;
+}
