@@ -1,0 +1,122 @@
+/* backend.h - what every store is to the agent: one vtable, one file a store (docs/tour.md step 7).
+ *
+ * Rules
+ *  1. An op is handed to a backend on its net thread and ends exactly once, by ldr_op_done(), perhaps before the call
+ *     returns. The call itself never blocks: a backend that must (local files) hands the op to the pool.
+ *  2. Until its end the op belongs to the backend. The sink is called by one thread at a time: net or pool.
+ *  3. A get calls sink->begin once per attempt, then sink->write in order. Backends do not retry: the agent's fetch
+ * does (an op that failed with a kind worth a retry is handed over again, whole).
+ *  4. A get that ends OK delivered exactly the bytes that begin() announced. A shorter or longer body is UNAVAILABLE.
+ *  5. One request of the store per op, where the store allows it; `requests` counts what was really sent.
+ *  6. Keys are sent byte for byte (no cleaning of `//`, `.`, `..`). A key that a store cannot hold is INVALID.
+ *  7. No secret in any message. Errors name the object as `scheme://container/key` and carry the store's request id. */
+#ifndef LDR_BACKEND_H
+#define LDR_BACKEND_H
+
+#include "backends/pool.h"
+#include "backends/transport/net.h"
+#include "common/meta.h"
+
+struct ldr_backend;
+struct ldr_op;
+
+/* Where a get's bytes go. */
+struct ldr_sink {
+    /* The answer's head is in: `meta` (size_bytes = the whole object's size), and the part of the object that follows
+     * [offset, offset + length). Called again from the start when an attempt is repeated. Other than OK ends the op. */
+    enum larder_kind (*begin)(struct ldr_sink *s, const struct ldr_meta *meta, uint64_t offset, uint64_t length,
+                              struct larder_err *err);
+    enum larder_kind (*write)(struct ldr_sink *s, const void *p, size_t n, struct larder_err *err);
+};
+
+enum ldr_op_what { LDR_OP_GET, LDR_OP_HEAD, LDR_OP_PUT, LDR_OP_DELETE, LDR_OP_WHATS };
+
+struct ldr_op {
+    struct ldr_task task; /* the hand-off between threads; free for whoever holds the op */
+    struct ldr_backend *backend;
+    enum ldr_op_what what;
+    const char *uri;             /* canonical text, for messages; borrowed */
+    const char *container, *key; /* NUL-terminated; borrowed */
+    int64_t deadline_ns;         /* CLOCK_MONOTONIC */
+
+    /* get */
+    bool ranged; /* only [offset, offset + length); else the whole object */
+    uint64_t offset, length;
+    const char *if_match; /* NULL, or the validator that the object must still have: else PRECONDITION */
+    struct ldr_sink *sink;
+
+    /* put: the body is `bytes`, or `fd` from 0 (>= 0; then bytes is NULL) */
+    const void *bytes;
+    int fd;
+    uint64_t size_bytes;
+    const struct ldr_meta *put_meta; /* content type and the like, user metadata; NULL: none */
+    bool create_only;                /* EXISTS if there is one; UNSUPPORTED where the store cannot promise it */
+
+    /* results */
+    enum larder_kind kind;
+    struct larder_err err;
+    struct ldr_meta meta;    /* get, head: of the object. put: validator, ETag, version; size as put */
+    uint32_t retry_after_ms; /* 0: the store did not say */
+    bool sent;               /* a request that can change the store may have reached it */
+    unsigned requests;
+    uint64_t bytes_in, bytes_out;
+
+    void (*done)(struct ldr_op *op); /* set by the owner; called on net or pool thread */
+    void *user;                      /* the owner's */
+    void *priv;                      /* the backend's; NULL when it ends the op */
+};
+
+/* Give the op back with its result; `err` is filled in op->err already where kind is not OK. */
+void ldr_op_done(struct ldr_op *op, enum larder_kind kind);
+/* Reset the results for another attempt; counters are kept. */
+void ldr_op_rearm(struct ldr_op *op);
+
+#define LDR_CAP_RANGE       1u /* get: ranged */
+#define LDR_CAP_IF_MATCH    2u /* get: if_match is honoured by the store */
+#define LDR_CAP_CREATE_ONLY 4u
+#define LDR_CAP_USER_META   8u
+
+/* Settings of one store, as the configuration has them (reference: docs/configuration.md). */
+struct ldr_store_cfg {
+    const char *kind;   /* "s3", "local", "memory" */
+    const char *scheme; /* that it serves */
+    const struct ldr_pair {
+        const char *name, *value;
+        int line; /* in the configuration file, 0: none */
+    } * config;   /* stow.config and the like */
+    size_t n_config;
+};
+/* The value of a setting, or NULL. */
+const char *ldr_store_cfg_get(const struct ldr_store_cfg *cfg, const char *name);
+
+struct ldr_backend_env {
+    struct ldr_net *net;
+    struct ldr_pool *pool;
+};
+
+typedef void ldr_op_fn(struct ldr_backend *b, struct ldr_op *op);
+
+struct ldr_backend_ops {
+    const char *kind; /* the word in the configuration and the metric label */
+    unsigned caps;
+    /* Checks the settings (INVALID names the key), sends nothing. Any thread. */
+    enum larder_kind (*open)(const struct ldr_store_cfg *cfg, const struct ldr_backend_env *env,
+                             struct ldr_backend **out, struct larder_err *err);
+    void (*close)(struct ldr_backend *b); /* after its last op; any thread */
+    ldr_op_fn *get, *head, *put, *del;    /* on the net thread */
+    /* Hash of what says which store this is (kind, endpoint, account, path; no secret): another one, another cache. */
+    uint64_t (*fingerprint)(const struct ldr_backend *b);
+};
+
+/* First member of every backend. */
+struct ldr_backend {
+    const struct ldr_backend_ops *ops;
+    struct ldr_backend_env env;
+};
+
+/* What is compiled in; NULL: no such kind. registry.c. */
+const struct ldr_backend_ops *ldr_backend_find(const char *kind);
+/* "local, memory, s3": for messages. */
+const char *ldr_backend_kinds(void);
+
+#endif

@@ -1,0 +1,454 @@
+/* memory.c - kind "memory": objects in this process, gone with it (backend.h; step 7 of docs/tour.md).
+ *
+ * One table under one mutex. An item is immutable and counted, so that a reader keeps its version while a put replaces
+ * it, and no lock is held while a sink takes the bytes. What an op does happens when it arrives; with `latency_ms` its
+ * answer comes later. */
+#include "backends/backend.h"
+#include "common/hash.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BUCKETS_MIN    64
+#define LATENCY_MAX_MS (3600 * 1000)
+#define PIECE          (256 * LDR_KIB) /* bytes given to a sink at once */
+
+extern const struct ldr_backend_ops ldr_backend_memory;
+
+struct item {
+    struct item *next; /* in its bucket; under mtx */
+    uint64_t hash;
+    _Atomic unsigned refs; /* the table's and the readers' */
+    char *name;            /* "container/key": a container has no `/` */
+    uint8_t *bytes;
+    struct ldr_meta meta;
+};
+
+struct memory {
+    struct ldr_backend base;
+    /* set once in open() */
+    uint32_t latency_ms;
+    uint64_t max_size;    /* bytes of all objects */
+    uint64_t fingerprint; /* random: the objects go with the process, and so must what a cache holds of them */
+    pthread_mutex_t mtx;
+    /* under mtx */
+    struct item **buckets;
+    size_t n_buckets, n_items;
+    uint64_t size_bytes;
+};
+
+/* ---- items ---- */
+
+static void item_unref(struct item *it)
+{
+    if (!it || atomic_fetch_sub(&it->refs, 1) > 1)
+        return;
+    ldr_meta_release(&it->meta);
+    free(it->bytes);
+    free(it->name);
+    free(it);
+}
+
+static uint64_t name_hash(const char *container, const char *key)
+{
+    return ldr_hash64(container, strlen(container)) ^ ldr_hash64(key, strlen(key)) * 31;
+}
+
+static bool item_is(const struct item *it, uint64_t hash, const char *container, const char *key)
+{
+    size_t n = strlen(container);
+
+    return it->hash == hash && !strncmp(it->name, container, n) && it->name[n] == '/' && !strcmp(it->name + n + 1, key);
+}
+
+/* An item with room for the op's bytes, not filled in yet; NULL: out of memory. */
+static struct item *item_new(const struct ldr_op *op)
+{
+    struct item *it = calloc(1, sizeof *it);
+
+    if (!it)
+        return NULL;
+    it->refs = 1;
+    it->hash = name_hash(op->container, op->key);
+    ldr_meta_init(&it->meta);
+    it->meta.size_bytes = op->size_bytes;
+    it->bytes = malloc(op->size_bytes ? op->size_bytes : 1);
+    if (!it->bytes || asprintf(&it->name, "%s/%s", op->container, op->key) == -1) {
+        it->name = NULL; /* asprintf() leaves it undefined */
+        item_unref(it);
+        return NULL;
+    }
+    return it;
+}
+
+/* The facts of a version: validator and ETag are a hash of its bytes. Then what the put said. */
+static bool item_describe(struct item *it, const struct ldr_meta *put_meta)
+{
+    XXH128_canonical_t sum;
+    char v[2 * sizeof sum + 3] = "\"";
+    struct ldr_field f;
+    size_t pos = 0;
+    bool ok;
+
+    XXH128_canonicalFromHash(&sum, XXH3_128bits(it->bytes, it->meta.size_bytes));
+    ldr_hex(&sum, sizeof sum, v + 1);
+    ok = ldr_meta_add_text(&it->meta, LDR_TAG_ETAG, v + 1);
+    strcat(v, "\"");
+    ok = ok && ldr_meta_add_text(&it->meta, LDR_TAG_VALIDATOR, v);
+    it->meta.last_modified_s = time(NULL);
+    while (ok && put_meta && ldr_fields_next(put_meta->fields.p, put_meta->fields.len, &pos, &f))
+        ok = ldr_meta_add(&it->meta, f.tag, f.p, f.len);
+    return ok;
+}
+
+/* ---- the table; all under mtx ---- */
+
+/* Where the item's link is, or would be. */
+static struct item **slot_find(struct memory *m, uint64_t hash, const char *container, const char *key)
+{
+    struct item **slot = &m->buckets[hash & (m->n_buckets - 1)];
+
+    while (*slot && !item_is(*slot, hash, container, key))
+        slot = &(*slot)->next;
+    return slot;
+}
+
+/* Chains stay short; without memory for it they may grow. */
+static void table_grow(struct memory *m)
+{
+    size_t n = m->n_buckets * 2;
+    struct item **buckets = m->n_items < n ? NULL : calloc(n, sizeof *buckets);
+
+    if (!buckets)
+        return;
+    for (size_t i = 0; i < m->n_buckets; i++)
+        for (struct item *it = m->buckets[i], *next; it; it = next) {
+            next = it->next;
+            it->next = buckets[it->hash & (n - 1)];
+            buckets[it->hash & (n - 1)] = it;
+        }
+    free(m->buckets);
+    m->buckets = buckets;
+    m->n_buckets = n;
+}
+
+static void unlink_item(struct memory *m, struct item **slot)
+{
+    struct item *it = *slot;
+
+    *slot = it->next;
+    m->n_items--;
+    m->size_bytes -= it->meta.size_bytes;
+    item_unref(it);
+}
+
+static struct item *find_ref(struct memory *m, const struct ldr_op *op)
+{
+    struct item *it;
+
+    pthread_mutex_lock(&m->mtx);
+    it = *slot_find(m, name_hash(op->container, op->key), op->container, op->key);
+    if (it)
+        atomic_fetch_add(&it->refs, 1);
+    pthread_mutex_unlock(&m->mtx);
+    return it;
+}
+
+/* Takes the caller's reference, also on failure. */
+static enum larder_kind store(struct memory *m, struct ldr_op *op, struct item *it)
+{
+    enum larder_kind k = LARDER_OK;
+    struct item **slot;
+    uint64_t old;
+
+    pthread_mutex_lock(&m->mtx);
+    slot = slot_find(m, it->hash, op->container, op->key);
+    old = *slot ? (*slot)->meta.size_bytes : 0;
+    if (*slot && op->create_only) {
+        k = ldr_fail(&op->err, LARDER_EXISTS, "object \"%s\" exists already", op->uri);
+    } else if (it->meta.size_bytes > m->max_size - (m->size_bytes - old)) {
+        k = ldr_fail(&op->err, LARDER_LIMIT_EXCEEDED,
+                     "object \"%s\" of %" PRIu64 " bytes does not fit: the memory store holds %" PRIu64
+                     " of at most %" PRIu64 " bytes (max_size)",
+                     op->uri, it->meta.size_bytes, m->size_bytes, m->max_size);
+    } else {
+        if (*slot)
+            unlink_item(m, slot);
+        it->next = *slot;
+        *slot = it;
+        m->n_items++;
+        m->size_bytes += it->meta.size_bytes;
+        it = NULL; /* the table's now */
+        table_grow(m);
+    }
+    pthread_mutex_unlock(&m->mtx);
+    item_unref(it);
+    return k;
+}
+
+/* ---- answers ---- */
+
+static enum larder_kind no_memory(struct ldr_op *op)
+{
+    return ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory", op->uri);
+}
+
+static void run_end(struct ldr_task *t)
+{
+    struct ldr_op *op = LDR_CONTAINER(t, struct ldr_op, task);
+
+    ldr_op_done(op, op->kind);
+}
+
+/* Run `end` when the latency has passed. */
+static void answer_on_net(struct ldr_op *op, void (*end)(struct ldr_task *t))
+{
+    const struct memory *m = (const struct memory *)op->backend;
+
+    op->task.run = end;
+    if (m->latency_ms)
+        ldr_net_after_on_net(m->base.env.net, m->latency_ms, &op->task);
+    else
+        end(&op->task);
+}
+
+static void answer_kind_on_net(struct ldr_op *op, enum larder_kind k)
+{
+    op->kind = k;
+    answer_on_net(op, run_end);
+}
+
+/* ---- get, head ---- */
+
+static enum larder_kind deliver(struct ldr_op *op, const struct item *it)
+{
+    uint64_t size = it->meta.size_bytes, offset = op->ranged ? op->offset : 0, length;
+    char v[64];
+    enum larder_kind k;
+
+    ldr_meta_text(&it->meta, LDR_TAG_VALIDATOR, v, sizeof v);
+    if (op->if_match && strcmp(op->if_match, v) != 0)
+        return ldr_fail(&op->err, LARDER_PRECONDITION, "object \"%s\" has changed", op->uri);
+    if (offset > 0 && offset >= size)
+        return ldr_fail(&op->err, LARDER_INVALID,
+                        "object \"%s\": byte %" PRIu64 " was asked for, it has %" PRIu64 " bytes", op->uri, offset,
+                        size);
+    length = op->ranged && op->length < size - offset ? op->length : size - offset;
+    if (!ldr_meta_copy(&op->meta, &it->meta))
+        return no_memory(op);
+    k = op->sink->begin(op->sink, &op->meta, offset, length, &op->err);
+    for (uint64_t done = 0, n; !k && done < length; done += n) {
+        n = length - done < PIECE ? length - done : PIECE;
+        k = op->sink->write(op->sink, it->bytes + offset + done, n, &op->err);
+        op->bytes_in += n;
+    }
+    return k;
+}
+
+static void run_deliver(struct ldr_task *t)
+{
+    struct ldr_op *op = LDR_CONTAINER(t, struct ldr_op, task);
+    struct item *it = op->priv;
+    enum larder_kind k;
+
+    if (!it)
+        k = ldr_fail(&op->err, LARDER_NOT_FOUND, "object \"%s\" does not exist", op->uri);
+    else if (op->what == LDR_OP_GET)
+        k = deliver(op, it);
+    else
+        k = ldr_meta_copy(&op->meta, &it->meta) ? LARDER_OK : no_memory(op);
+    op->priv = NULL;
+    item_unref(it);
+    ldr_op_done(op, k);
+}
+
+static void memory_get(struct ldr_backend *b, struct ldr_op *op)
+{
+    op->backend = b;
+    op->requests++;
+    op->priv = find_ref((struct memory *)b, op);
+    answer_on_net(op, run_deliver);
+}
+
+/* ---- put, delete ---- */
+
+static void store_on_net(struct ldr_op *op, struct item *it)
+{
+    enum larder_kind k;
+
+    if (!item_describe(it, op->put_meta)) {
+        k = ldr_fail(&op->err, LARDER_LIMIT_EXCEEDED, "object \"%s\" has too much metadata", op->uri);
+        item_unref(it);
+    } else if (!ldr_meta_copy(&op->meta, &it->meta)) {
+        k = no_memory(op);
+        item_unref(it);
+    } else {
+        op->sent = true;
+        op->bytes_out += op->size_bytes;
+        k = store((struct memory *)op->backend, op, it);
+    }
+    answer_kind_on_net(op, k);
+}
+
+static void run_loaded(struct ldr_task *t)
+{
+    struct ldr_op *op = LDR_CONTAINER(t, struct ldr_op, task);
+    struct item *it = op->priv;
+
+    ldr_net_away_on_net(op->backend->env.net, -1);
+    op->priv = NULL;
+    if (op->kind) {
+        item_unref(it);
+        answer_kind_on_net(op, op->kind);
+    } else {
+        store_on_net(op, it);
+    }
+}
+
+/* On the pool: read a body that is a file, then go back to the net thread. */
+static void run_load(struct ldr_task *t)
+{
+    struct ldr_op *op = LDR_CONTAINER(t, struct ldr_op, task);
+    struct item *it = op->priv;
+    uint64_t done = 0;
+
+    op->kind = LARDER_OK;
+    while (!op->kind && done < op->size_bytes) {
+        ssize_t n = pread(op->fd, it->bytes + done, op->size_bytes - done, (off_t)done);
+
+        if (n > 0)
+            done += (uint64_t)n;
+        else if (n == 0)
+            op->kind = ldr_fail(&op->err, LARDER_IO, "the bytes to put as \"%s\" end at %" PRIu64 " of %" PRIu64,
+                                op->uri, done, op->size_bytes);
+        else if (errno != EINTR)
+            op->kind = ldr_fail_sys(&op->err, LARDER_IO, "could not read the bytes to put as \"%s\"", op->uri);
+    }
+    op->task.run = run_loaded;
+    ldr_net_post(op->backend->env.net, &op->task);
+}
+
+static void memory_put(struct ldr_backend *b, struct ldr_op *op)
+{
+    struct item *it = op->size_bytes < SIZE_MAX ? item_new(op) : NULL;
+
+    op->backend = b;
+    op->requests++;
+    if (!it) {
+        answer_kind_on_net(op, no_memory(op));
+    } else if (op->bytes || op->size_bytes == 0) {
+        if (op->size_bytes)
+            memcpy(it->bytes, op->bytes, op->size_bytes);
+        store_on_net(op, it);
+    } else {
+        op->priv = it;
+        op->task.run = run_load;
+        ldr_net_away_on_net(b->env.net, 1);
+        ldr_pool_post(b->env.pool, &op->task);
+    }
+}
+
+static void memory_del(struct ldr_backend *b, struct ldr_op *op)
+{
+    struct memory *m = (struct memory *)b;
+    struct item **slot;
+
+    op->backend = b;
+    op->requests++;
+    op->sent = true;
+    pthread_mutex_lock(&m->mtx);
+    slot = slot_find(m, name_hash(op->container, op->key), op->container, op->key);
+    if (*slot)
+        unlink_item(m, slot);
+    pthread_mutex_unlock(&m->mtx);
+    answer_kind_on_net(op, LARDER_OK);
+}
+
+/* ---- the backend ---- */
+
+static void memory_close(struct ldr_backend *b)
+{
+    struct memory *m = (struct memory *)b;
+
+    for (size_t i = 0; i < m->n_buckets; i++)
+        while (m->buckets[i])
+            unlink_item(m, &m->buckets[i]);
+    free(m->buckets);
+    pthread_mutex_destroy(&m->mtx);
+    free(m);
+}
+
+static enum larder_kind read_number(const struct ldr_pair *p, uint64_t max, uint64_t *out, struct larder_err *err)
+{
+    unsigned long long n;
+    char *end;
+
+    errno = 0;
+    n = strtoull(p->value, &end, 10);
+    if (p->value[0] < '0' || p->value[0] > '9' || *end || errno || n > max)
+        return ldr_fail(err, LARDER_INVALID, "setting \"%s\" of a memory store: \"%s\" is no number up to %" PRIu64,
+                        p->name, p->value, max);
+    *out = n;
+    return LARDER_OK;
+}
+
+static enum larder_kind memory_open(const struct ldr_store_cfg *cfg, const struct ldr_backend_env *env,
+                                    struct ldr_backend **out, struct larder_err *err)
+{
+    uint64_t latency_ms = 0, max_size = UINT64_MAX, fingerprint;
+    struct memory *m;
+
+    for (size_t i = 0; i < cfg->n_config; i++) {
+        const struct ldr_pair *p = &cfg->config[i];
+        enum larder_kind k = LARDER_OK;
+
+        if (!strcmp(p->name, "latency_ms"))
+            k = read_number(p, LATENCY_MAX_MS, &latency_ms, err);
+        else if (!strcmp(p->name, "max_size"))
+            k = read_number(p, UINT64_MAX, &max_size, err);
+        else
+            k = ldr_fail(err, LARDER_INVALID, "unknown setting \"%s\" of a memory store: it takes latency_ms, max_size",
+                         p->name);
+        if (k)
+            return k;
+    }
+    if (getrandom(&fingerprint, sizeof fingerprint, 0) != (ssize_t)sizeof fingerprint)
+        return ldr_fail_sys(err, LARDER_INTERNAL, "no random number for a memory store");
+    m = calloc(1, sizeof *m);
+    if (!m || !(m->buckets = calloc(BUCKETS_MIN, sizeof *m->buckets))) {
+        free(m);
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory for a memory store");
+    }
+    m->base = (struct ldr_backend){ .ops = &ldr_backend_memory, .env = *env };
+    m->latency_ms = (uint32_t)latency_ms;
+    m->max_size = max_size;
+    m->fingerprint = fingerprint;
+    m->n_buckets = BUCKETS_MIN;
+    pthread_mutex_init(&m->mtx, NULL);
+    *out = &m->base;
+    return LARDER_OK;
+}
+
+static uint64_t memory_fingerprint(const struct ldr_backend *b)
+{
+    return ((const struct memory *)b)->fingerprint;
+}
+
+const struct ldr_backend_ops ldr_backend_memory = {
+    .kind = "memory",
+    .caps = LDR_CAP_RANGE | LDR_CAP_IF_MATCH | LDR_CAP_CREATE_ONLY | LDR_CAP_USER_META,
+    .open = memory_open,
+    .close = memory_close,
+    .get = memory_get,
+    .head = memory_get,
+    .put = memory_put,
+    .del = memory_del,
+    .fingerprint = memory_fingerprint,
+};

@@ -1,0 +1,46 @@
+/* registry.c - the stores that are compiled in, and the few lines that all of them share (backend.h). */
+#include "backends/backend.h"
+
+#include <assert.h>
+#include <string.h>
+
+extern const struct ldr_backend_ops ldr_backend_local, ldr_backend_memory, ldr_backend_s3;
+
+static const struct ldr_backend_ops *const all[] = { &ldr_backend_local, &ldr_backend_memory, &ldr_backend_s3 };
+
+const struct ldr_backend_ops *ldr_backend_find(const char *kind)
+{
+    for (size_t i = 0; i < LDR_ARRAY_LEN(all); i++)
+        if (!strcmp(all[i]->kind, kind))
+            return all[i];
+    return NULL;
+}
+
+const char *ldr_backend_kinds(void)
+{
+    return "local, memory, s3";
+}
+
+const char *ldr_store_cfg_get(const struct ldr_store_cfg *cfg, const char *name)
+{
+    for (size_t i = 0; i < cfg->n_config; i++)
+        if (!strcmp(cfg->config[i].name, name))
+            return cfg->config[i].value;
+    return NULL;
+}
+
+void ldr_op_done(struct ldr_op *op, enum larder_kind kind)
+{
+    assert(op->priv == NULL); /* the backend let go of everything it had for this op */
+    op->kind = kind;
+    op->done(op);
+}
+
+void ldr_op_rearm(struct ldr_op *op)
+{
+    op->kind = LARDER_OK;
+    op->err = (struct larder_err){ 0 };
+    op->retry_after_ms = 0;
+    op->sent = false;
+    ldr_meta_release(&op->meta);
+}
