@@ -1,0 +1,28 @@
+/* attempt.h - one operation of a store, repeated while that makes sense: kinds that are worth a retry (kinds.tbl.h),
+ * full jitter, Retry-After, and never past the deadline. Counts what was sent. */
+#ifndef LDR_ATTEMPT_H
+#define LDR_ATTEMPT_H
+
+#include "agent/counters.h"
+#include "backends/backend.h"
+
+#define LDR_TRIES_MAX 4
+
+struct ldr_attempt {
+    struct ldr_op op; /* filled in by the owner, but for done and task */
+    struct ldr_counters *counters;
+    bool once_sent_is_final; /* a request that may have changed the store is not sent again (create_only) */
+    bool was_sent;           /* any attempt may have reached the store, results: see ldr_op */
+    unsigned tries;
+    struct ldr_task timer;
+    void (*done)(struct ldr_attempt *a); /* exactly once, on net or pool thread */
+};
+
+/* Any thread. */
+void ldr_attempt_start(struct ldr_attempt *a);
+
+/* Milliseconds to wait after `tries` failed attempts: full jitter over 50 ms doubled each time, at most 2 s; at least
+ * what the store asked for. Pure: `random` is the dice. */
+uint32_t ldr_attempt_backoff_ms(unsigned tries, uint32_t retry_after_ms, uint32_t random);
+
+#endif

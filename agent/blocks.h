@@ -1,0 +1,65 @@
+/* blocks.h - step 10: block files. A fill is a file without a name that is being written; sealed and linked it becomes
+ * an immutable file of `blocks/`. Space is reserved before the first byte and allocated on disk before the second.
+ * Functions block on the disk: net thread (writing a fill) or pool (the rest), one thread at a time per fill. */
+#ifndef LDR_BLOCKS_H
+#define LDR_BLOCKS_H
+
+#include "agent/cache_dir.h"
+#include "agent/counters.h"
+#include "agent/index.h"
+#include "agent/space.h"
+#include "backends/pool.h"
+
+#define LDR_PIECE_BYTES                                                                                                \
+    (2 * LDR_MIB) /* the kernel makes one folio of a piece written at once (docs/design/storage.md) */
+
+/* The block files of one domain. */
+struct ldr_blocks {
+    const struct ldr_cache_dir *dir; /* set once */
+    struct ldr_space *space;
+    struct ldr_pool *pool;
+};
+
+struct ldr_fill {
+    struct ldr_blocks *blocks; /* NULL: not open */
+    int fd;                    /* no name until it is linked */
+    uint64_t size, written;
+    uint64_t hash;  /* XXH3-64 of the whole, once sealed */
+    uint8_t *piece; /* gathers what is not written yet */
+    size_t piece_len;
+    void *hash_state;
+    bool linked;
+};
+
+/* Reserve and allocate `size` (> 0) bytes. LIMIT_EXCEEDED: a limit of the cache, or the disk is full. IO. */
+enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, struct ldr_fill *f, struct larder_err *err);
+/* Append; CORRUPT when it would grow over its size. */
+enum larder_kind ldr_fill_write(struct ldr_fill *f, const void *p, size_t n, struct larder_err *err);
+/* All bytes are there: write the rest, fix mode and group. UNAVAILABLE: some are missing. */
+enum larder_kind ldr_fill_seal(struct ldr_fill *f, struct larder_err *err);
+/* Give it its name; from now on its space belongs to the block. */
+enum larder_kind ldr_fill_link(struct ldr_fill *f, const struct ldr_id *id, uint32_t block, struct larder_err *err);
+/* Close. What was not linked gives its space back. */
+void ldr_fill_close(struct ldr_fill *f);
+static inline bool ldr_fill_is_open(const struct ldr_fill *f)
+{
+    return f->blocks != NULL;
+}
+
+/* Is block 0's file there with the right length? Fast (a stat). */
+bool ldr_blocks_intact(const struct ldr_blocks *b, const struct ldr_record *r);
+/* Open block 0 of a record for reading; -1 and errno: gone. */
+int ldr_blocks_open(const struct ldr_blocks *b, const struct ldr_record *r);
+/* Unlink the files of a record that is not in the index any more, on the pool, and give their space back. */
+void ldr_blocks_drop(struct ldr_blocks *b, const struct ldr_record *r);
+
+/* Find block files that no record names (left by a kill between link and commit, or by a dropped generation) and unlink
+ * them, on the pool, a folder at a time. One at a time per domain. */
+struct ldr_sweep;
+enum larder_kind ldr_sweep_start(struct ldr_blocks *b, struct ldr_index *x, struct ldr_sweep **out,
+                                 struct larder_err *err);
+void ldr_sweep_stop(struct ldr_sweep **s); /* waits for the folder under way; NULL allowed */
+/* Files unlinked, and whether it has ended. Any thread. */
+bool ldr_sweep_ended(struct ldr_sweep *s, uint64_t *unlinked);
+
+#endif

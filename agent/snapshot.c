@@ -1,0 +1,135 @@
+/* snapshot.c - see snapshot.h. The order of the stores in ldr_snapshot_publish() is the protocol; nothing in it may be
+ * moved (docs/design/read-path.md, "The protocol"). */
+#include "agent/snapshot.h"
+#include "common/log.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+static uint64_t last_page(const struct ldr_snapshot *s)
+{
+    MDB_envinfo info;
+
+    mdb_env_info(s->env, &info);
+    return info.me_last_pgno;
+}
+
+/* Allocate data.mdb to at least `pages`; a full disk shows here, not in a commit, and no page that clients may read is
+ * ever a hole (reading one on a full tmpfs is SIGBUS). */
+static bool grow(struct ldr_snapshot *s, uint64_t pages)
+{
+    uint64_t max = s->hdr->mapsize / LDR_PAGE, have = atomic_load_explicit(&s->hdr->npages, memory_order_relaxed);
+    uint64_t want;
+
+    if (pages <= have)
+        return true;
+    if (pages > max)
+        return false;
+    want = (pages + s->step_pages - 1) / s->step_pages * s->step_pages;
+    if (want > max)
+        want = max;
+    if (fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE))) {
+        ldr_log(LDR_WARN, "index", "could not extend data.mdb bytes=%llu errno=%d",
+                (unsigned long long)(want * LDR_PAGE), errno);
+        return false;
+    }
+    atomic_store_explicit(&s->hdr->npages, want, memory_order_release);
+    return true;
+}
+
+enum larder_kind ldr_snapshot_open(struct ldr_snapshot *s, MDB_env *env, int data_fd, struct ldr_hdr *hdr,
+                                   struct larder_err *err)
+{
+    MDB_envinfo info;
+    uint64_t max = hdr->mapsize / LDR_PAGE;
+
+    *s = (struct ldr_snapshot){ .env = env, .data_fd = data_fd, .hdr = hdr };
+    s->step_pages = max / 16;
+    if (s->step_pages > 64 * LDR_MIB / LDR_PAGE)
+        s->step_pages = 64 * LDR_MIB / LDR_PAGE;
+    if (s->step_pages < 1)
+        s->step_pages = 1;
+    mdb_env_info(env, &info);
+    if (!grow(s, info.me_last_pgno + 2))
+        return ldr_fail_sys(err, LARDER_IO, "could not allocate the index");
+    /* Older snapshots lost their pins with the agent that held them. */
+    if (atomic_load(&hdr->floor) < info.me_last_txnid)
+        atomic_store(&hdr->floor, info.me_last_txnid);
+    return LARDER_OK;
+}
+
+bool ldr_snapshot_reserve(struct ldr_snapshot *s, uint64_t pages)
+{
+    return grow(s, last_page(s) + 1 + pages);
+}
+
+uint64_t ldr_snapshot_publish(struct ldr_snapshot *s)
+{
+    struct ldr_pin *pin = NULL, *oldest = NULL;
+    uint64_t floor = UINT64_MAX, now;
+    unsigned held = 0;
+    int rc;
+
+    /* 1. the extent covers what this snapshot uses, with room ahead */
+    grow(s, last_page(s) + 1 + s->step_pages / 2);
+    /* 2. pin it (only this thread writes, so the newest is ours) */
+    for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins) && !pin; i++)
+        if (!s->pins[i].id)
+            pin = &s->pins[i];
+    assert(pin);
+    rc = pin->txn ? mdb_txn_renew(pin->txn) : mdb_txn_begin(s->env, NULL, MDB_RDONLY, &pin->txn);
+    assert(rc == 0); /* the reader table has a place for every pin */
+    now = mdb_txn_id(pin->txn);
+    for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++)
+        if (s->pins[i].id == now) { /* nothing was committed since it was published */
+            mdb_txn_reset(pin->txn);
+            return now;
+        }
+    pin->id = now;
+    /* 3. publish, after the pin exists */
+    atomic_store_explicit(&s->hdr->cur, now, memory_order_seq_cst);
+    /* 4. floor moves before any page of an older snapshot is given back */
+    for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++) {
+        if (!s->pins[i].id)
+            continue;
+        held++;
+        if (!oldest || s->pins[i].id < oldest->id)
+            oldest = &s->pins[i];
+    }
+    if (held <= LDR_PINS && !s->unsafe)
+        oldest = NULL; /* room for one more */
+    for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++)
+        if (s->pins[i].id && &s->pins[i] != oldest && s->pins[i].id < floor)
+            floor = s->pins[i].id;
+    if (s->unsafe)
+        floor = now;
+    atomic_store_explicit(&s->hdr->floor, floor, memory_order_seq_cst);
+    atomic_thread_fence(memory_order_seq_cst); /* later page writes must not be seen before cur and floor */
+    for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++)
+        if (s->pins[i].id && (&s->pins[i] == oldest || s->unsafe)) {
+            mdb_txn_reset(s->pins[i].txn);
+            s->pins[i].id = 0;
+        }
+    return now;
+}
+
+uint64_t ldr_snapshot_extent(const struct ldr_snapshot *s)
+{
+    return atomic_load_explicit(&s->hdr->npages, memory_order_relaxed) * LDR_PAGE;
+}
+
+void ldr_snapshot_retire(struct ldr_snapshot *s)
+{
+    atomic_store(&s->hdr->cur, LDR_RETIRED);
+    atomic_store(&s->hdr->floor, LDR_RETIRED);
+}
+
+void ldr_snapshot_close(struct ldr_snapshot *s)
+{
+    for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++)
+        if (s->pins[i].txn)
+            mdb_txn_abort(s->pins[i].txn);
+    memset(s->pins, 0, sizeof s->pins);
+}

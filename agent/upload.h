@@ -1,0 +1,58 @@
+/* upload.h - step 10, the other way: puts and deletes.
+ *
+ * A write, in order (DESIGN: a write): hold the key (flights of it are detached) → commit an intent → one request to
+ * the store → publish the new record, or remove the old one, in the commit that clears the intent → answer. Killed
+ * anywhere in between, the next start finds the intent and removes the record: a fresh hit never shows bytes older than
+ * a write that was answered. ipc thread only. */
+#ifndef LDR_UPLOAD_H
+#define LDR_UPLOAD_H
+
+#include "agent/agent.h"
+
+struct ldr_write_result {
+    enum larder_kind kind;
+    const struct larder_err *err;
+    const struct ldr_meta *meta; /* put, OK: as the store named it */
+    uint64_t txnid;
+    const struct ldr_id *id; /* put: of the record, NULL: not cached */
+};
+
+/* Embedded in a request that waits for a write. */
+struct ldr_write_waiter {
+    struct ldr_write_waiter *next;
+    struct ldr_write *write; /* NULL: waits for nothing */
+    void (*answer)(struct ldr_write_waiter *w, const struct ldr_write_result *r);
+};
+
+struct ldr_put_args {
+    uint64_t op_id;
+    int64_t deadline_ns;
+    struct ldr_name *name; /* referenced */
+    const uint8_t *data;   /* copied */
+    size_t data_len;
+    uint64_t upload_id, size; /* parts were sent under this number, 0: data is all */
+    const uint8_t *fields;    /* copied: content type, user metadata */
+    size_t fields_len;
+    bool create_only;
+};
+
+enum larder_kind ldr_uploads_new(struct ldr_domain *d, struct ldr_uploads **out, struct larder_err *err);
+void ldr_uploads_free(struct ldr_uploads **u); /* when no write is left */
+bool ldr_uploads_idle(const struct ldr_uploads *u);
+
+/* Start a put, or join the one with this op_id (a client's transport sent it again). Where it has ended already, `w` is
+ * answered at once. On failure `w` waits for nothing and is not answered. INVALID: parts are missing. */
+enum larder_kind ldr_upload_put(struct ldr_domain *d, const struct ldr_put_args *args, struct ldr_write_waiter *w,
+                                struct larder_err *err);
+enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *name,
+                                   struct ldr_write_waiter *w, struct larder_err *err);
+void ldr_upload_leave(struct ldr_write_waiter *w); /* the write goes on */
+
+/* A part of a body. Parts come in order, or again. UNAVAILABLE: too many uploads are open. */
+enum larder_kind ldr_upload_part(struct ldr_domain *d, uint64_t upload_id, uint64_t size, uint64_t offset,
+                                 const void *data, size_t len, struct larder_err *err);
+void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id);
+/* Drop bodies of which nothing was heard for a minute. `now_ns`: CLOCK_MONOTONIC. */
+void ldr_upload_sweep(struct ldr_domain *d, int64_t now_ns);
+
+#endif
