@@ -225,8 +225,7 @@ static enum larder_kind check_deadline(struct ldr_op *op)
 
 /* ---- metadata ---- */
 
-/* The store's own facts (validator, ETag, …) come from the file, and claims about the bytes would have to be checked.
- */
+/* The store's own facts (validator, ETag, …) come from the file; claims about the bytes would have to be checked. */
 static bool tag_kept(uint8_t tag)
 {
     return tag == LDR_TAG_CONTENT_TYPE || tag == LDR_TAG_CONTENT_ENCODING || tag == LDR_TAG_CACHE_CONTROL ||

@@ -1,0 +1,59 @@
+/* backend_driver.h - one backend of a test: its net thread, its pool, and calls that wait for their op to end.
+ * The sink checks the rules of backend.h as bytes arrive: one begin per op, bytes only after it, never more than it
+ * announced, and exactly as many when the op ends OK. A broken rule shows as INTERNAL, whatever the backend said. */
+#ifndef BACKEND_DRIVER_H
+#define BACKEND_DRIVER_H
+
+#include "backends/backend.h"
+
+#define BD_TIMEOUT_MS 20000 /* of one call */
+#define BD_BODY_MAX   (64 * LDR_MIB)
+
+struct bd;
+
+/* `settings`: name, value, name, value, …, NULL. Kinds: those of the backend's open(); INVALID: no such kind. */
+enum larder_kind bd_open(const char *kind, const char *scheme, const char *const settings[], struct bd **out,
+                         struct larder_err *err);
+void bd_close(struct bd **d); /* no call is under way; NULL inside is allowed */
+struct ldr_backend *bd_backend(struct bd *d);
+
+struct bd_args { /* all zero: defaults */
+    bool ranged;
+    uint64_t offset, length;
+    const char *if_match;
+    const struct ldr_meta *put_meta;
+    bool create_only;
+    int timeout_ms; /* 0: BD_TIMEOUT_MS */
+    /* Called with every piece of a get before it is kept; other than OK ends the get. */
+    enum larder_kind (*on_write)(void *user, uint64_t got, struct larder_err *err);
+    void *user;
+};
+
+struct bd_result { /* ended by bd_result_release() */
+    enum larder_kind kind;
+    struct larder_err err;
+    struct ldr_meta meta;
+    struct ldr_buf bytes;    /* of a get */
+    uint64_t offset, length; /* as begin() announced them */
+    unsigned begins, requests;
+    uint32_t retry_after_ms;
+    bool sent;
+    char validator[256], etag[256]; /* "" : none */
+};
+
+void bd_result_release(struct bd_result *r);
+
+/* Any thread, several at a time. `args` may be NULL. *r is set whole; the kind is returned too. */
+enum larder_kind bd_get(struct bd *d, const char *container, const char *key, const struct bd_args *args,
+                        struct bd_result *r);
+enum larder_kind bd_head(struct bd *d, const char *container, const char *key, struct bd_result *r);
+enum larder_kind bd_put(struct bd *d, const char *container, const char *key, const void *bytes, uint64_t size,
+                        const struct bd_args *args, struct bd_result *r);
+enum larder_kind bd_put_fd(struct bd *d, const char *container, const char *key, int fd, uint64_t size,
+                           const struct bd_args *args, struct bd_result *r);
+enum larder_kind bd_delete(struct bd *d, const char *container, const char *key, struct bd_result *r);
+
+/* `n` bytes that differ with `seed` and have no short period; owned by the caller, ended by free(). Never NULL. */
+uint8_t *bd_bytes(uint64_t n, uint64_t seed);
+
+#endif

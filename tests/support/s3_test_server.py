@@ -1,0 +1,544 @@
+#!/usr/bin/python3
+"""An S3 server for tests: objects in memory, signatures verified, faults on demand.
+
+It is written from the specification of Signature Version 4, not from larder's signer: what the client says it signed is
+rebuilt here from the request as it came over the wire. Path style only; keys are bytes, taken as they are.
+
+    s3_test_server.py [--access-key AK] [--secret-key SK] [--session-token T] [--region R] [--bucket NAME]...
+
+prints "port N" once it listens on 127.0.0.1.
+
+Control, without signature:
+    PUT  /_control            JSON list of rules: replaces all rules
+    GET  /_control/counts     {"GET bucket/key": n, ...}: requests that arrived, of whatever outcome
+    GET  /_control/waiting    {"waiting": n}: requests that a hold keeps waiting
+    POST /_control/hold       {"key": text}: GETs and HEADs of keys with that text wait
+    POST /_control/release    {"key": text}: and go on
+    POST /_control/reset      drops rules, holds and counts; keeps the objects
+
+A rule: {"method": "GET" (none: any), "key": text in "bucket/key" (none: any), "count": times (none: always),
+         "action": name, ...}. The first that matches a request is applied, and used up by one.
+    status            "status": 500, "code": "InternalError", "retry_after": seconds (optional)
+    truncate_body     "bytes": n; the length is right, the connection closes after n bytes
+    lie_length        "delta": n; Content-Length says n more (then closes) or less (all bytes are sent) than there are
+    no_content_length the body ends with the connection
+    wrong_body        one byte flipped, ETag kept
+    wrong_etag        another ETag
+    wrong_range       Content-Range one byte off
+    ignore_range      200 and the whole object
+    huge_headers      "bytes": n of headers
+    delay_ms          "ms": n before the answer
+    hang              no answer until the client gives up
+    reset             RST, nothing is done
+    drop_after_store  the request is carried out, then RST
+    hold_answer       the request is carried out, its answer waits for a hold of its key
+    skew_date         "seconds": n; the server's clock is off by that much
+    garbage           an answer that is no HTTP
+"""
+import argparse
+import base64
+import datetime
+import email.utils
+import hashlib
+import hmac
+import json
+import os
+import re
+import socket
+import socketserver
+import struct
+import threading
+import time
+import zlib
+
+MAX_HEAD = 64 * 1024
+MAX_BODY = 256 * 1024 * 1024
+MAX_KEY = 1024
+MAX_SKEW_S = 15 * 60
+UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+
+
+class S3Error(Exception):
+    def __init__(self, status, code, message, headers=(), **fields):
+        super().__init__(code)
+        self.status, self.code, self.message, self.headers, self.fields = status, code, message, list(headers), fields
+
+
+class Drop(Exception):
+    """End the connection by RST."""
+
+
+# ---- the wire ----
+
+def percent_decode(raw):
+    if re.search(rb"%(?![0-9A-Fa-f]{2})", raw):
+        raise S3Error(400, "InvalidURI", "Couldn't parse the specified URI.")
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda m: bytes([int(m.group(1), 16)]), raw)
+
+
+def percent_encode(raw, keep=b""):
+    return "".join(chr(c) if c in UNRESERVED or c in keep else "%%%02X" % c for c in raw)
+
+
+def xml_text(text):
+    return (text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+            .replace("\r", "&#13;"))
+
+
+class Request:
+    def __init__(self, rfile):
+        head = b""
+        while True:
+            line = rfile.readline(MAX_HEAD)
+            if not line:
+                raise EOFError
+            if line in (b"\r\n", b"\n"):
+                if head:
+                    break
+                continue
+            head += line
+            if len(head) > MAX_HEAD or not line.endswith(b"\n"):
+                raise EOFError
+        lines = [x.rstrip(b"\r") for x in head.split(b"\n")[:-1]]
+        self.method, self.target, self.version = lines[0].decode("latin-1").split(" ")
+        self.raw_path, _, self.raw_query = self.target.encode("latin-1").partition(b"?")
+        self.headers = []  # (lower-case name, value as text), in order
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            if not colon or not name or name != name.strip():
+                raise EOFError
+            self.headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")))
+        self.expects_continue = (self.header("expect") or "").lower() == "100-continue"
+        self.rfile = rfile
+        self.body = b""
+        self.unread = self.header("content-length") not in (None, "0") or self.header("transfer-encoding") is not None
+
+    def header(self, name):
+        for n, v in self.headers:
+            if n == name:
+                return v
+        return None
+
+    def read_body(self, wfile):
+        length = self.header("content-length")
+        if self.header("transfer-encoding"):
+            raise S3Error(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
+        if self.method in ("PUT", "POST") and length is None:
+            raise S3Error(411, "MissingContentLength", "You must provide the Content-Length HTTP header.")
+        if length is None:
+            return
+        if not re.fullmatch(r"\d{1,12}", length) or int(length) > MAX_BODY:
+            raise S3Error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed object size.")
+        if self.expects_continue:
+            wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            wfile.flush()
+        self.body = self.rfile.read(int(length))
+        if len(self.body) < int(length):
+            raise EOFError
+        self.unread = False
+
+
+# ---- Signature Version 4 ----
+
+def query_pairs(raw_query):
+    pairs = []
+    for part in raw_query.split(b"&") if raw_query else []:
+        name, _, value = part.partition(b"=")
+        pairs.append((percent_encode(percent_decode(name)), percent_encode(percent_decode(value))))
+    return sorted(pairs)
+
+
+def canonical_request(req, signed, payload_hash):
+    headers = ""
+    for name in signed:
+        values = [re.sub(r" +", " ", v) for n, v in req.headers if n == name]
+        if not values:
+            raise S3Error(403, "SignatureDoesNotMatch", "A signed header is not in the request.")
+        headers += name + ":" + ",".join(values) + "\n"
+    return "\n".join([
+        req.method,
+        percent_encode(percent_decode(req.raw_path), keep=b"/"),  # once: S3 does not encode twice, nor clean the path
+        "&".join(n + "=" + v for n, v in query_pairs(req.raw_query)),
+        headers,
+        ";".join(signed),
+        payload_hash,
+    ])
+
+
+def verify(req, options, now):
+    auth = req.header("authorization")
+    if not auth:
+        raise S3Error(403, "AccessDenied", "Access Denied")
+    m = re.fullmatch(r"AWS4-HMAC-SHA256 +Credential=([^,\s]+), *SignedHeaders=([^,\s]+), *Signature=([0-9a-f]{64})", auth)
+    if not m:
+        raise S3Error(400, "AuthorizationHeaderMalformed", "The authorization header is malformed.")
+    scope = m.group(1).split("/")
+    signed = m.group(2).split(";")
+    if len(scope) != 5 or scope[4] != "aws4_request" or scope[3] != "s3" or signed != sorted(set(signed)):
+        raise S3Error(400, "AuthorizationHeaderMalformed", "The authorization header is malformed.")
+    key_id, day, region = scope[0], scope[1], scope[2]
+    if region != options.region:
+        raise S3Error(400, "AuthorizationHeaderMalformed",
+                      "The authorization header is malformed; the region '%s' is wrong; expecting '%s'"
+                      % (region, options.region), Region=options.region)
+    if key_id != options.access_key:
+        raise S3Error(403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.",
+                      AWSAccessKeyId=key_id)
+    token = req.header("x-amz-security-token")
+    if options.session_token and token != options.session_token or token and not options.session_token:
+        raise S3Error(400, "InvalidToken", "The provided token is malformed or otherwise invalid.")
+
+    stamp = req.header("x-amz-date") or ""
+    try:
+        when = datetime.datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        raise S3Error(403, "AccessDenied", "AWS authentication requires a valid Date or x-amz-date header")
+    if stamp[:8] != day:
+        raise S3Error(400, "AuthorizationHeaderMalformed", "Invalid credential date.")
+    if abs(when.timestamp() - now) > MAX_SKEW_S:
+        raise S3Error(403, "RequestTimeTooSkewed",
+                      "The difference between the request time and the current time is too large.",
+                      RequestTime=stamp,
+                      ServerTime=datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
+                      .strftime("%Y-%m-%dT%H:%M:%SZ"), MaxAllowedSkewMilliseconds=str(MAX_SKEW_S * 1000))
+
+    must = {"host"} | {n for n, _ in req.headers if n.startswith("x-amz-") or n == "content-md5"}
+    unsigned = must - set(signed)
+    if unsigned:
+        raise S3Error(403, "AccessDenied", "There were headers present in the request which were not signed",
+                      HeadersNotSigned=", ".join(sorted(unsigned)))
+    payload_hash = req.header("x-amz-content-sha256")
+    if payload_hash is None:
+        raise S3Error(400, "InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
+    if payload_hash != "UNSIGNED-PAYLOAD" and not re.fullmatch(r"[0-9a-f]{64}", payload_hash):
+        raise S3Error(501, "NotImplemented", "This payload signature is not implemented.")
+
+    canonical = canonical_request(req, signed, payload_hash)
+    to_sign = "\n".join(["AWS4-HMAC-SHA256", stamp, "/".join(scope[1:]),
+                         hashlib.sha256(canonical.encode("latin-1")).hexdigest()])
+    key = ("AWS4" + options.secret_key).encode()
+    for part in scope[1:]:
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    if not hmac.compare_digest(hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest(), m.group(3)):
+        raise S3Error(403, "SignatureDoesNotMatch",
+                      "The request signature we calculated does not match the signature you provided.",
+                      AWSAccessKeyId=key_id, StringToSign=to_sign, CanonicalRequest=canonical)
+    if payload_hash != "UNSIGNED-PAYLOAD" and hashlib.sha256(req.body).hexdigest() != payload_hash:
+        raise S3Error(400, "XAmzContentSHA256Mismatch",
+                      "The provided 'x-amz-content-sha256' header does not match what was computed.")
+
+
+# ---- objects ----
+
+KEPT_HEADERS = ("content-type", "content-encoding", "cache-control", "content-disposition", "content-language")
+CHECKSUMS = {
+    "x-amz-checksum-crc32": lambda b: struct.pack(">I", zlib.crc32(b)),
+    "x-amz-checksum-sha1": lambda b: hashlib.sha1(b).digest(),
+    "x-amz-checksum-sha256": lambda b: hashlib.sha256(b).digest(),
+}
+
+
+class Object:
+    def __init__(self, req, now):
+        self.bytes = req.body
+        self.etag = '"%s"' % hashlib.md5(req.body).hexdigest()
+        self.modified = int(now)
+        self.headers = [(n, v) for n, v in req.headers if n in KEPT_HEADERS or n.startswith("x-amz-meta-")]
+        if not req.header("content-type"):
+            self.headers.append(("content-type", "binary/octet-stream"))
+        self.checksums = []
+        for n, v in req.headers:
+            if n == "content-md5" and base64.b64decode(v) != hashlib.md5(req.body).digest():
+                raise S3Error(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
+            if n.startswith("x-amz-checksum-"):
+                if n not in CHECKSUMS:
+                    raise S3Error(501, "NotImplemented", "This checksum is not implemented.")
+                if base64.b64decode(v) != CHECKSUMS[n](req.body):
+                    raise S3Error(400, "BadDigest", "The checksum you specified did not match what we received.")
+                self.checksums.append((n, v))
+
+
+class Store:
+    def __init__(self, options):
+        self.options = options
+        self.lock = threading.Condition()
+        # under lock
+        self.buckets = {b: {} for b in options.bucket or ["b"]}
+        self.rules, self.counts, self.holds, self.waiting = [], {}, set(), 0
+
+    def take_rule(self, method, key):
+        with self.lock:
+            for r in self.rules:
+                if r.get("method", method) == method and r.get("key", "") in key and r.get("count", -1) != 0:
+                    if r.get("count", -1) > 0:
+                        r["count"] -= 1
+                    return r
+        return {"action": None}
+
+    def count(self, name):
+        with self.lock:
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def wait_for_release(self, key):
+        def held():
+            return any(h in key for h in self.holds)
+
+        with self.lock:
+            self.waiting += 1
+            self.lock.wait_for(lambda: not held())
+            self.waiting -= 1
+
+    def control(self, req):
+        what = req.target[len("/_control"):]
+        args = json.loads(req.body) if req.body else None
+        with self.lock:
+            if req.method == "PUT" and what == "":
+                self.rules = args
+            elif req.method == "GET" and what == "/counts":
+                return self.counts
+            elif req.method == "GET" and what == "/waiting":
+                return {"waiting": self.waiting}
+            elif req.method == "POST" and what == "/hold":
+                self.holds.add(args["key"])
+            elif req.method == "POST" and what == "/release":
+                self.holds.discard(args["key"])
+                self.lock.notify_all()
+            elif req.method == "POST" and what == "/reset":
+                self.rules, self.counts, self.holds = [], {}, set()
+                self.lock.notify_all()
+            else:
+                raise S3Error(404, "NoSuchControl", "There is no such control.")
+        return {}
+
+    def bucket(self, name):
+        if name not in self.buckets:
+            raise S3Error(404, "NoSuchBucket", "The specified bucket does not exist", BucketName=name)
+        return self.buckets[name]
+
+    # Each answers (status, headers, body).
+
+    def put(self, req, bucket, key, now):
+        if req.header("x-amz-copy-source"):
+            raise S3Error(501, "NotImplemented", "Copies are not implemented.")
+        made = Object(req, now)
+        with self.lock:
+            objects = self.bucket(bucket)
+            old = objects.get(key)
+            if req.header("if-none-match") == "*" and old:
+                raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
+                              Condition="If-None-Match")
+            if req.header("if-none-match") not in (None, "*"):
+                raise S3Error(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+            if req.header("if-match") and (not old or old.etag != req.header("if-match")):
+                raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
+                              Condition="If-Match")
+            objects[key] = made
+        return 200, [("ETag", made.etag)] + made.checksums, b""
+
+    def delete(self, req, bucket, key, now):
+        with self.lock:
+            self.bucket(bucket).pop(key, None)
+        return 204, [], b""
+
+    def get(self, req, bucket, key, rule):
+        with self.lock:
+            o = self.bucket(bucket).get(key)
+        if not o:
+            raise S3Error(404, "NoSuchKey", "The specified key does not exist.", Key=key.decode("utf-8", "replace"))
+        if req.header("if-match") not in (None, "*", o.etag):
+            raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
+                          Condition="If-Match")
+        etag = '"%s"' % ("0" * 32) if rule["action"] == "wrong_etag" else o.etag
+        headers = [("ETag", etag), ("Last-Modified", email.utils.formatdate(o.modified, usegmt=True)),
+                   ("Accept-Ranges", "bytes")] + o.headers
+        if req.header("x-amz-checksum-mode"):
+            headers += o.checksums
+        if req.header("if-none-match") in ("*", o.etag):
+            return 304, headers, b""
+        size, status, body = len(o.bytes), 200, o.bytes
+        m = re.fullmatch(r"bytes=(\d*)-(\d*)", req.header("range") or "")
+        if m and m.group(0) != "bytes=-" and rule["action"] != "ignore_range":
+            if m.group(1):
+                first, last = int(m.group(1)), min(int(m.group(2)) if m.group(2) else size, size - 1)
+            else:
+                first, last = max(0, size - int(m.group(2))), size - 1
+            if first >= size or first > last and m.group(2) and int(m.group(2)) >= first:
+                raise S3Error(416, "InvalidRange", "The requested range is not satisfiable",
+                              headers=[("Content-Range", "bytes */%d" % size)],
+                              RangeRequested=req.header("range"), ActualObjectSize=str(size))
+            if first <= last:
+                status, body = 206, o.bytes[first:last + 1]
+                off = 1 if rule["action"] == "wrong_range" else 0
+                headers.append(("Content-Range", "bytes %d-%d/%d" % (first + off, last + off, size)))
+        return status, headers, body
+
+
+# ---- connections ----
+
+class Handler(socketserver.StreamRequestHandler):
+    wbufsize = 64 * 1024
+    disable_nagle_algorithm = True
+
+    def handle(self):
+        try:
+            while self.one_request():
+                pass
+        except Drop:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # The files made from the socket keep it open: shut them without flushing, then close for the RST.
+            self.rfile.close()
+            self.wfile.raw.close()
+            self.connection.close()
+        except (EOFError, ValueError, OSError):
+            pass
+
+    def finish(self):
+        try:
+            super().finish()
+        except (OSError, ValueError):
+            pass
+
+    def one_request(self):
+        store = self.server.store
+        req = Request(self.rfile)
+        self.keep = req.version == "HTTP/1.1" and (req.header("connection") or "").lower() != "close"
+        self.request_id = os.urandom(8).hex().upper()
+        self.clock = time.time()
+        self.rule = {"action": None}
+        if req.target.startswith("/_control"):
+            return self.control(req)
+        try:
+            bucket, key = self.names(req)
+            name = bucket + "/" + key.decode("utf-8", "surrogateescape")
+            store.count(req.method + " " + name)
+            self.rule = store.take_rule(req.method, name)
+            answer = self.faulted(req, bucket, key, name)
+        except S3Error as e:
+            answer = self.error(req, e)
+        self.answer(req, *answer)
+        return self.keep
+
+    def control(self, req):
+        try:
+            req.read_body(self.wfile)
+            status, out = 200, self.server.store.control(req)
+        except S3Error as e:
+            status, out = e.status, {"error": e.message}
+        body = json.dumps(out, sort_keys=True).encode()
+        self.send(status, [("Content-Length", str(len(body)))], body)
+        return self.keep
+
+    def names(self, req):
+        path = percent_decode(req.raw_path)
+        bucket, _, key = path[1:].partition(b"/")
+        if not path.startswith(b"/"):
+            raise S3Error(400, "InvalidURI", "Couldn't parse the specified URI.")
+        if len(key) > MAX_KEY:
+            raise S3Error(400, "KeyTooLongError", "Your key is too long")
+        return bucket.decode("latin-1"), key
+
+    def faulted(self, req, bucket, key, name):
+        store, rule, action = self.server.store, self.rule, self.rule["action"]
+        if action == "reset":
+            raise Drop
+        if action == "skew_date":
+            self.clock += rule["seconds"]
+        req.read_body(self.wfile)
+        if action == "hang":
+            while self.connection.recv(1, socket.MSG_PEEK):  # until the client closes
+                time.sleep(0.01)
+            raise Drop
+        if action == "delay_ms":
+            time.sleep(rule["ms"] / 1000)
+        if action == "garbage":
+            self.wfile.write(b"\x00\x01\x02 this is no HTTP\r\n\r\n")
+            raise EOFError
+        verify(req, store.options, self.clock)
+        if action == "status":
+            headers = [("Retry-After", str(rule["retry_after"]))] if "retry_after" in rule else []
+            raise S3Error(rule["status"], rule.get("code", "InternalError"),
+                          "We encountered an internal error. Please try again.", headers=headers)
+        if not key:
+            raise S3Error(501, "NotImplemented", "Requests of a bucket are not implemented.")
+        if req.method == "PUT":
+            out = store.put(req, bucket, key, self.clock)
+        elif req.method == "DELETE":
+            out = store.delete(req, bucket, key, self.clock)
+        elif req.method in ("GET", "HEAD"):
+            if action != "hold_answer":
+                store.wait_for_release(name)
+            out = store.get(req, bucket, key, rule)
+        else:
+            raise S3Error(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
+        if action == "drop_after_store":
+            raise Drop
+        if action == "hold_answer":
+            store.wait_for_release(name)
+        return out
+
+    def error(self, req, e):
+        fields = [("Code", e.code), ("Message", e.message)] + sorted(e.fields.items())
+        fields += [("RequestId", self.request_id), ("HostId", "test")]
+        body = '<?xml version="1.0" encoding="UTF-8"?>\n<Error>' + "".join(
+            "<%s>%s</%s>" % (n, xml_text(v), n) for n, v in fields) + "</Error>"
+        return e.status, e.headers + [("Content-Type", "application/xml")], body.encode("utf-8", "replace")
+
+    def answer(self, req, status, headers, body):
+        rule, action = self.rule, self.rule["action"]
+        says = len(body)
+        if status >= 300 and action not in ("huge_headers",):
+            action = None  # the other faults are those of a body
+        if action == "truncate_body":
+            body = body[:rule["bytes"]]
+        elif action == "lie_length":
+            says += rule["delta"]
+        elif action == "wrong_body" and body:
+            at = len(body) // 2
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1:]
+        elif action == "huge_headers":
+            headers = headers + [("x-filler-%d" % i, "x" * 1000) for i in range(rule["bytes"] // 1000 + 1)]
+        if status not in (204, 304) and action != "no_content_length":
+            headers = headers + [("Content-Length", str(says))]
+        if action in ("truncate_body", "lie_length", "no_content_length") or req.unread:
+            self.keep = False
+        self.send(status, headers, b"" if req.method == "HEAD" else body)
+
+    def send(self, status, headers, body):
+        lines = ["HTTP/1.1 %d %s" % (status, {200: "OK", 204: "No Content", 206: "Partial Content"}.get(status, "X")),
+                 "Date: " + email.utils.formatdate(self.clock, usegmt=True), "Server: s3-test",
+                 "x-amz-request-id: " + self.request_id, "x-amz-id-2: test"]
+        lines += ["%s: %s" % h for h in headers]
+        if not self.keep:
+            lines.append("Connection: close")
+        self.wfile.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        self.wfile.write(body)
+        self.wfile.flush()
+
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def __init__(self, options):
+        self.store = Store(options)
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def handle_error(self, request, client_address):
+        import traceback
+        traceback.print_exc()
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--access-key", default="larder-test")
+    p.add_argument("--secret-key", default="larder-test-secret")
+    p.add_argument("--session-token")
+    p.add_argument("--region", default="us-east-1")
+    p.add_argument("--bucket", action="append")
+    server = Server(p.parse_args())
+    print("port %d" % server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,869 @@
+/* local_test.c - what only backends/local.c promises; the rules of all stores are tests/backend/backend_test.c. */
+#include "common/hash.h"
+#include "tests/support/backend_driver.h"
+#include "tests/support/test_dir.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NOBODY 65534
+
+/* of the one test that this process runs */
+static char dir[TEST_DIR_MAX], root[TEST_DIR_MAX + 8];
+static struct bd *bd;
+static struct bd_result r;
+
+static void make_dir(void)
+{
+    test_dir_make(dir);
+    snprintf(root, sizeof root, "%s/root", dir);
+    mkdir(root, 0755);
+}
+
+static void remove_dir(void)
+{
+    bd_close(&bd);
+    bd_result_release(&r);
+    if (geteuid() != getuid() && seteuid(getuid()) == -1) /* a test became another user */
+        abort();
+    umount2(root, MNT_DETACH); /* what a test mounted there, or below */
+    test_dir_remove(dir);
+}
+
+TestSuite(local, .init = make_dir, .fini = remove_dir, .timeout = 60);
+
+static void open_store(void)
+{
+    struct larder_err err = { 0 };
+
+    cr_assert(eq(int, bd_open("local", "file", (const char *[]){ "path", root, NULL }, &bd, &err), LARDER_OK), "%s",
+              err.msg);
+}
+
+/* Kernels before 5.6 and some seccomp profiles have no openat2(): make this process one of theirs. */
+static void open_store_without_openat2(void)
+{
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat2, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = { .len = LDR_ARRAY_LEN(rules), .filter = rules };
+
+    cr_assert(eq(int, prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0));
+    cr_assert(eq(int, prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), 0));
+    cr_assert(eq(long, syscall(SYS_openat2, AT_FDCWD, ".", NULL, 0), -1L));
+    open_store();
+}
+
+/* A test body that must hold both with openat2() and without. */
+#define BOTH_WAYS(name)                                                                                                \
+    static void name(void);                                                                                            \
+    Test(local, name)                                                                                                  \
+    {                                                                                                                  \
+        open_store();                                                                                                  \
+        name();                                                                                                        \
+    }                                                                                                                  \
+    Test(local, name##_without_openat2)                                                                                \
+    {                                                                                                                  \
+        open_store_without_openat2();                                                                                  \
+        name();                                                                                                        \
+    }                                                                                                                  \
+    static void name(void)
+
+/* ---- short forms; each leaves its result in r ---- */
+
+static enum larder_kind get(const char *key)
+{
+    bd_result_release(&r);
+    return bd_get(bd, "c", key, NULL, &r);
+}
+
+static enum larder_kind head(const char *key)
+{
+    bd_result_release(&r);
+    return bd_head(bd, "c", key, &r);
+}
+
+static enum larder_kind put(const char *key, const char *text)
+{
+    bd_result_release(&r);
+    return bd_put(bd, "c", key, text, strlen(text), NULL, &r);
+}
+
+static enum larder_kind del(const char *key)
+{
+    bd_result_release(&r);
+    return bd_delete(bd, "c", key, &r);
+}
+
+static const char *path_of(const char *name)
+{
+    static char path[PATH_MAX];
+
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    return path;
+}
+
+static bool there(const char *name)
+{
+    struct stat st;
+
+    return lstat(path_of(name), &st) == 0;
+}
+
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+    cr_assert(fd != -1, "%s: %s", path, strerror(errno));
+    cr_assert(eq(long, write(fd, text, strlen(text)), (long)strlen(text)));
+    close(fd);
+}
+
+static bool file_is(const char *path, const char *text)
+{
+    char buf[256] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd == -1 ? -1 : read(fd, buf, sizeof buf - 1);
+
+    if (fd != -1)
+        close(fd);
+    return n == (ssize_t)strlen(text) && !memcmp(buf, text, strlen(text));
+}
+
+static bool got(const char *text)
+{
+    return r.bytes.len == strlen(text) && !memcmp(r.bytes.p ? r.bytes.p : (const uint8_t *)"", text, strlen(text));
+}
+
+/* Entries of a directory below the root; 0 when it is not there. */
+static int entries(const char *name)
+{
+    DIR *d = opendir(path_of(name));
+    int n = 0;
+
+    if (!d)
+        return 0;
+    for (struct dirent *e; (e = readdir(d));)
+        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    closedir(d);
+    return n;
+}
+
+/* A test that cannot run here says so where everybody sees it; Criterion calls no .fini then. */
+#define skip(...)                                                                                                      \
+    do {                                                                                                               \
+        char why[256];                                                                                                 \
+        snprintf(why, sizeof why, __VA_ARGS__);                                                                        \
+        fprintf(stderr, "SKIPPED: %s\n", why);                                                                         \
+        remove_dir();                                                                                                  \
+        cr_skip("%s", why);                                                                                            \
+    } while (0)
+
+/* A mount of this process alone, gone with it. */
+static void mount_here(const char *type, const char *name, const char *options)
+{
+    if (geteuid() != 0)
+        skip("mounting needs root");
+    if (unshare(CLONE_NEWNS) == -1 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1 ||
+        mount(type, path_of(name), type, 0, options) == -1)
+        skip("%s cannot be mounted here: %s", type, strerror(errno));
+}
+
+#define is(call, want) cr_assert(eq(int, (int)(call), (int)(want)), "%s: %s", larder_kind_name(r.kind), r.err.msg)
+
+/* ---- settings ---- */
+
+static enum larder_kind open_with(const char *const settings[], struct larder_err *err)
+{
+    enum larder_kind k = bd_open("local", "file", settings, &bd, err);
+
+    bd_close(&bd);
+    return k;
+}
+
+Test(local, a_wrong_setting_is_refused_by_its_name)
+{
+    struct larder_err err = { 0 };
+
+    cr_expect(eq(int, open_with(NULL, &err), LARDER_INVALID));
+    cr_expect(strstr(err.msg, "path") != NULL, "%s", err.msg);
+    cr_expect(eq(int, open_with((const char *[]){ "path", "", NULL }, &err), LARDER_INVALID));
+    cr_expect(eq(int, open_with((const char *[]){ "path", "/nonexistent/x", NULL }, &err), LARDER_INVALID));
+    cr_expect(strstr(err.msg, "/nonexistent/x") != NULL, "%s", err.msg);
+    cr_expect(eq(int, open_with((const char *[]){ "path", root, "colour", "red", NULL }, &err), LARDER_INVALID));
+    cr_expect(strstr(err.msg, "colour") != NULL, "%s", err.msg);
+    write_file(path_of("file"), "");
+    cr_expect(eq(int, open_with((const char *[]){ "path", path_of("file"), NULL }, &err), LARDER_INVALID));
+}
+
+Test(local, the_fingerprint_is_that_of_the_real_directory)
+{
+    char link[PATH_MAX];
+    uint64_t direct, by_link, other;
+
+    open_store();
+    direct = bd_backend(bd)->ops->fingerprint(bd_backend(bd));
+    bd_close(&bd);
+    snprintf(link, sizeof link, "%s/link", dir);
+    cr_assert(eq(int, symlink(root, link), 0));
+    snprintf(root, sizeof root, "%s/link", dir);
+    open_store();
+    by_link = bd_backend(bd)->ops->fingerprint(bd_backend(bd));
+    is(put("a", "through the link"), LARDER_OK);
+    bd_close(&bd);
+    snprintf(root, sizeof root, "%s", dir);
+    open_store();
+    other = bd_backend(bd)->ops->fingerprint(bd_backend(bd));
+    cr_expect(eq(u64, direct, by_link));
+    cr_expect(ne(u64, direct, other));
+}
+
+/* ---- names ---- */
+
+BOTH_WAYS(a_name_that_leads_elsewhere_is_refused)
+{
+    char long_segment[NAME_MAX + 2], long_key[PATH_MAX + 1];
+    const char *const keys[] = { "..",
+                                 ".",
+                                 "../x",
+                                 "a/../x",
+                                 "a/..",
+                                 "./a",
+                                 "a/.",
+                                 "a/./b",
+                                 "/a",
+                                 "a/",
+                                 "a//b",
+                                 "//",
+                                 "/",
+                                 "",
+                                 "a\nb",
+                                 "\x01",
+                                 "a\x7f",
+                                 ".larder-tmp",
+                                 "a/.larder-tmp/b",
+                                 "../../../../../../../../etc/passwd",
+                                 long_segment,
+                                 long_key };
+    char outside[PATH_MAX];
+
+    snprintf(outside, sizeof outside, "%s/x", dir);
+    write_file(outside, "outside");
+    memset(long_segment, 's', sizeof long_segment - 1);
+    long_segment[sizeof long_segment - 1] = '\0';
+    memset(long_key, 'k', sizeof long_key - 1);
+    for (size_t i = 1; i < sizeof long_key; i += 2)
+        long_key[i] = '/';
+    long_key[sizeof long_key - 1] = '\0';
+    is(put("a/b", "inside"), LARDER_OK);
+    for (size_t i = 0; i < LDR_ARRAY_LEN(keys); i++) {
+        cr_expect(eq(int, put(keys[i], "bad"), LARDER_INVALID), "put \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, get(keys[i]), LARDER_INVALID), "get \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, head(keys[i]), LARDER_INVALID), "head \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, del(keys[i]), LARDER_INVALID), "delete \"%s\": %s", keys[i], r.err.msg);
+    }
+    cr_expect(file_is(outside, "outside"));
+    is(get("a/b"), LARDER_OK);
+    cr_expect(got("inside"));
+    cr_expect(eq(int, entries(""), 1), "only the container was made");
+}
+
+BOTH_WAYS(a_container_that_leads_elsewhere_is_refused)
+{
+    static const char *const containers[] = { "..", ".", "", "a/b", "/etc", "../root", ".larder-tmp" };
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(containers); i++) {
+        bd_result_release(&r);
+        cr_expect(eq(int, bd_put(bd, containers[i], "k", "x", 1, NULL, &r), LARDER_INVALID), "\"%s\"", containers[i]);
+        bd_result_release(&r);
+        cr_expect(eq(int, bd_get(bd, containers[i], "k", NULL, &r), LARDER_INVALID), "\"%s\"", containers[i]);
+    }
+    cr_expect(eq(int, entries(""), 0));
+}
+
+BOTH_WAYS(a_segment_of_255_bytes_and_a_deep_key_are_fine)
+{
+    char key[3000] = "";
+
+    memset(key, 'x', NAME_MAX);
+    is(put(key, "long"), LARDER_OK);
+    is(get(key), LARDER_OK);
+    cr_expect(got("long"));
+    for (size_t i = 0; i + 2 < sizeof key; i += 30) /* 100 directories */
+        memcpy(key + i, "a_directory_of_thirty_letters/", 30);
+    key[sizeof key - 1] = '\0';
+    key[sizeof key - 2] = 'k';
+    is(put(key, "deep"), LARDER_OK);
+    is(get(key), LARDER_OK);
+    cr_expect(got("deep"));
+    is(del(key), LARDER_OK);
+    cr_expect(not(there("c/a_directory_of_thirty_letters")));
+}
+
+BOTH_WAYS(no_symbolic_link_is_followed)
+{
+    static const char *const keys[] = { "leaf", "mid/x" };
+    char outside[PATH_MAX];
+
+    snprintf(outside, sizeof outside, "%s/x", dir);
+    write_file(outside, "outside");
+    is(put("real", "inside"), LARDER_OK);
+    cr_assert(eq(int, symlink(outside, path_of("c/leaf")), 0));
+    cr_assert(eq(int, symlink(dir, path_of("c/mid")), 0));
+    cr_assert(eq(int, symlink(dir, path_of("linked")), 0));
+    cr_assert(eq(int, symlink("real", path_of("c/near")), 0));
+    for (size_t i = 0; i < LDR_ARRAY_LEN(keys); i++) {
+        cr_expect(eq(int, get(keys[i]), LARDER_INVALID), "get \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, head(keys[i]), LARDER_INVALID), "head \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, put(keys[i], "bad"), LARDER_INVALID), "put \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, del(keys[i]), LARDER_INVALID), "delete \"%s\": %s", keys[i], r.err.msg);
+    }
+    is(get("near"), LARDER_INVALID);
+    bd_result_release(&r);
+    is(bd_get(bd, "linked", "x", NULL, &r), LARDER_INVALID);
+    bd_result_release(&r);
+    is(bd_put(bd, "linked", "y", "bad", 3, NULL, &r), LARDER_INVALID);
+    cr_expect(file_is(outside, "outside"));
+    cr_expect(there("c/leaf"));
+}
+
+BOTH_WAYS(what_is_no_regular_file_is_refused_at_once)
+{
+    static const char *const keys[] = { "fifo", "socket", "device" };
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    size_t n = 2;
+
+    is(put("real", "inside"), LARDER_OK);
+    cr_assert(eq(int, mkfifo(path_of("c/fifo"), 0644), 0));
+    cr_assert(lt(int, snprintf(at.sun_path, sizeof at.sun_path, "%s", path_of("c/socket")), (int)sizeof at.sun_path));
+    cr_assert(eq(int, bind(s, (struct sockaddr *)&at, sizeof at), 0));
+    if (mknod(path_of("c/device"), S_IFCHR | 0644, 0x103) == 0) /* /dev/null; root only */
+        n = 3;
+    for (size_t i = 0; i < n; i++) {
+        cr_expect(eq(int, get(keys[i]), LARDER_INVALID), "get \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, head(keys[i]), LARDER_INVALID), "head \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, put(keys[i], "bad"), LARDER_INVALID), "put \"%s\": %s", keys[i], r.err.msg);
+        cr_expect(eq(int, del(keys[i]), LARDER_INVALID), "delete \"%s\": %s", keys[i], r.err.msg);
+    }
+    cr_expect(there("c/fifo") && there("c/socket"));
+    close(s);
+}
+
+BOTH_WAYS(a_directory_is_a_missing_object)
+{
+    is(put("d/x", "inside"), LARDER_OK);
+    is(get("d"), LARDER_NOT_FOUND);
+    is(head("d"), LARDER_NOT_FOUND);
+    is(del("d"), LARDER_OK);
+    is(get("d/x"), LARDER_OK);
+    is(get("d/x/y"), LARDER_NOT_FOUND);
+    is(head("d/x/y"), LARDER_NOT_FOUND);
+    is(del("d/x/y"), LARDER_OK);
+    is(get("d/x"), LARDER_OK);
+}
+
+BOTH_WAYS(a_key_and_a_key_below_it_cannot_both_be_held)
+{
+    is(put("a", "object"), LARDER_OK);
+    is(put("a/b", "below"), LARDER_INVALID);
+    cr_expect(strstr(r.err.msg, "file://c/a/b") != NULL, "%s", r.err.msg);
+    is(put("a/b/c", "below"), LARDER_INVALID);
+    is(get("a"), LARDER_OK);
+    cr_expect(got("object"));
+    is(put("d/e", "below"), LARDER_OK);
+    is(put("d", "object"), LARDER_INVALID);
+    cr_expect(strstr(r.err.msg, "file://c/d") != NULL, "%s", r.err.msg);
+    cr_expect(not(r.sent), "nothing was changed");
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "d", "x", 1, &(struct bd_args){ .create_only = true }, &r), LARDER_INVALID);
+    is(get("d/e"), LARDER_OK);
+    cr_expect(got("below"));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+/* ---- directories ---- */
+
+Test(local, files_and_directories_are_nothing_to_others)
+{
+    struct stat st;
+
+    umask(0);
+    open_store();
+    is(put("d/x", "inside"), LARDER_OK);
+    cr_assert(eq(int, stat(path_of("c"), &st), 0));
+    cr_expect(eq(u32, st.st_mode & 07777, 0750));
+    cr_assert(eq(int, stat(path_of("c/d"), &st), 0));
+    cr_expect(eq(u32, st.st_mode & 07777, 0750));
+    cr_assert(eq(int, stat(path_of("c/d/x"), &st), 0));
+    cr_expect(eq(u32, st.st_mode & 07777, 0640));
+}
+
+BOTH_WAYS(a_delete_removes_the_directories_that_it_leaves_empty)
+{
+    is(put("a/b/c/x", "1"), LARDER_OK);
+    is(put("a/y", "2"), LARDER_OK);
+    is(del("a/b/c/x"), LARDER_OK);
+    cr_expect(not(there("c/a/b")));
+    cr_expect(there("c/a/y"));
+    is(del("a/y"), LARDER_OK);
+    cr_expect(not(there("c/a")));
+    cr_expect(there("c"), "the container stays");
+}
+
+struct racer {
+    const char *key;
+    int rounds, failed;
+};
+
+static void *put_and_delete(void *user)
+{
+    struct racer *me = user;
+
+    for (int i = 0; i < me->rounds; i++) {
+        struct bd_result one;
+
+        me->failed += bd_put(bd, "c", me->key, "x", 1, NULL, &one) != LARDER_OK;
+        bd_result_release(&one);
+        me->failed += bd_delete(bd, "c", me->key, &one) != LARDER_OK;
+        bd_result_release(&one);
+    }
+    return NULL;
+}
+
+Test(local, puts_and_deletes_that_race_for_a_directory_all_succeed)
+{
+    struct racer racers[] = { { "a/b/c/1", 60, 0 }, { "a/b/c/2", 60, 0 }, { "a/b/3", 60, 0 } };
+    pthread_t threads[LDR_ARRAY_LEN(racers)];
+
+    open_store();
+    for (size_t i = 0; i < LDR_ARRAY_LEN(racers); i++)
+        cr_assert(eq(int, pthread_create(&threads[i], NULL, put_and_delete, &racers[i]), 0));
+    for (size_t i = 0; i < LDR_ARRAY_LEN(racers); i++) {
+        pthread_join(threads[i], NULL);
+        cr_expect(eq(int, racers[i].failed, 0));
+    }
+    cr_expect(not(there("c/a")));
+}
+
+/* ---- whole or not at all ---- */
+
+#define BIG (4 * LDR_MIB)
+
+/* Puts without end, as fast as it can; each object says in its first bytes what the others are. */
+static void put_for_ever(void)
+{
+    for (uint64_t seed = 1;; seed++) {
+        uint8_t *p = bd_bytes(BIG, seed);
+        char key[32];
+
+        memcpy(p, &seed, sizeof seed);
+        snprintf(key, sizeof key, "d%d/k", (int)(seed % 3));
+        bd_result_release(&r);
+        if (bd_put(bd, "c", key, p, BIG, NULL, &r))
+            _exit(1);
+        free(p);
+    }
+}
+
+static bool is_whole(const uint8_t *p, size_t n)
+{
+    uint64_t seed;
+    uint8_t *want;
+    bool same;
+
+    if (n != BIG)
+        return false;
+    memcpy(&seed, p, sizeof seed);
+    want = bd_bytes(n, seed);
+    memcpy(want, &seed, sizeof seed);
+    same = !memcmp(p, want, n);
+    free(want);
+    return same;
+}
+
+Test(local, a_put_that_is_killed_leaves_whole_objects_only)
+{
+    int left_behind = 0, seen = 0;
+
+    for (int round = 0; round < 8; round++) {
+        struct timespec a_while = { .tv_nsec = 3000000L * round };
+        pid_t child = fork();
+
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            open_store();
+            put_for_ever();
+        }
+        while (entries("c/.larder-tmp") <= left_behind && waitpid(child, NULL, WNOHANG) == 0)
+            nanosleep(&(struct timespec){ .tv_nsec = 200000 }, NULL);
+        nanosleep(&a_while, NULL); /* no synchronisation: another moment of the put in each round */
+        cr_assert(eq(int, kill(child, SIGKILL), 0), "the child puts until it is killed");
+        waitpid(child, NULL, 0);
+        left_behind = entries("c/.larder-tmp");
+
+        open_store();
+        for (int i = 0; i < 3; i++) {
+            char key[32];
+
+            snprintf(key, sizeof key, "d%d/k", i);
+            if (get(key) == LARDER_NOT_FOUND)
+                continue;
+            is(r.kind, LARDER_OK);
+            cr_assert(is_whole(r.bytes.p, r.bytes.len), "%s is torn", key);
+            seen++;
+        }
+        bd_close(&bd);
+    }
+    cr_assert(gt(int, left_behind, 0), "some puts were killed in the middle");
+    cr_assert(gt(int, seen, 0), "some puts ended before");
+}
+
+Test(local, what_a_crash_left_is_removed_a_day_later)
+{
+    struct timespec old[2] = { { .tv_sec = time(NULL) - 25 * 3600 }, { .tv_sec = time(NULL) - 25 * 3600 } };
+
+    mkdir(path_of("c"), 0755);
+    mkdir(path_of("c/.larder-tmp"), 0755);
+    mkdir(path_of("c/d"), 0755);
+    write_file(path_of("c/.larder-tmp/old"), "x");
+    write_file(path_of("c/.larder-tmp/young"), "x");
+    write_file(path_of("c/d/old"), "x");
+    cr_assert(eq(int, utimensat(AT_FDCWD, path_of("c/.larder-tmp/old"), old, 0), 0));
+    cr_assert(eq(int, utimensat(AT_FDCWD, path_of("c/d/old"), old, 0), 0));
+    open_store();
+    cr_expect(not(there("c/.larder-tmp/old")));
+    cr_expect(there("c/.larder-tmp/young"), "another agent may be writing it");
+    cr_expect(there("c/d/old"), "objects are never swept");
+}
+
+struct creator {
+    int seed;
+    enum larder_kind kind;
+};
+
+static void *create(void *user)
+{
+    struct creator *me = user;
+    struct bd_result one;
+    uint8_t *p = bd_bytes(LDR_MIB, (uint64_t)me->seed);
+
+    me->kind = bd_put(bd, "c", "only", p, LDR_MIB, &(struct bd_args){ .create_only = true }, &one);
+    bd_result_release(&one);
+    free(p);
+    return NULL;
+}
+
+Test(local, of_many_creators_one_wins)
+{
+    struct creator creators[8];
+    pthread_t threads[LDR_ARRAY_LEN(creators)];
+    int winner = -1;
+    uint8_t *want;
+
+    open_store();
+    for (int i = 0; i < (int)LDR_ARRAY_LEN(creators); i++) {
+        creators[i] = (struct creator){ .seed = i };
+        cr_assert(eq(int, pthread_create(&threads[i], NULL, create, &creators[i]), 0));
+    }
+    for (int i = 0; i < (int)LDR_ARRAY_LEN(creators); i++) {
+        pthread_join(threads[i], NULL);
+        if (creators[i].kind == LARDER_OK) {
+            cr_assert(eq(int, winner, -1), "two creators won");
+            winner = i;
+        } else {
+            cr_assert(eq(int, creators[i].kind, LARDER_EXISTS));
+        }
+    }
+    cr_assert(ge(int, winner, 0));
+    is(get("only"), LARDER_OK);
+    want = bd_bytes(LDR_MIB, (uint64_t)winner);
+    cr_assert(r.bytes.len == LDR_MIB && !memcmp(r.bytes.p, want, LDR_MIB), "the winner's bytes are there");
+    free(want);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+Test(local, a_body_file_that_is_too_short_is_no_object)
+{
+    int fd = memfd_create("body", MFD_CLOEXEC);
+
+    open_store();
+    cr_assert(eq(int, ftruncate(fd, 1000), 0));
+    is(bd_put_fd(bd, "c", "short", fd, 1001, NULL, &r), LARDER_IO);
+    cr_expect(not(r.sent));
+    is(get("short"), LARDER_NOT_FOUND);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+    bd_result_release(&r);
+    is(bd_put_fd(bd, "c", "short", fd, 1000, NULL, &r), LARDER_OK);
+    close(fd);
+}
+
+/* ---- changes under a reader ---- */
+
+static enum larder_kind rewrite(void *user, uint64_t seen, struct larder_err *err)
+{
+    int fd;
+
+    (void)user, (void)err;
+    if (seen == 0) {
+        fd = open(path_of("c/big"), O_WRONLY | O_CLOEXEC);
+        if (pwrite(fd, "other", 5, LDR_MIB) != 5)
+            abort();
+        close(fd);
+    }
+    return LARDER_OK;
+}
+
+static enum larder_kind shorten(void *user, uint64_t seen, struct larder_err *err)
+{
+    (void)user, (void)err;
+    if (seen == 0 && truncate(path_of("c/big"), LDR_MIB))
+        abort();
+    return LARDER_OK;
+}
+
+static enum larder_kind replace(void *user, uint64_t seen, struct larder_err *err)
+{
+    struct bd_result one;
+    enum larder_kind k = LARDER_OK;
+
+    (void)user, (void)err;
+    if (seen == 0) {
+        k = bd_put(bd, "c", "big", "new", 3, NULL, &one);
+        bd_result_release(&one);
+    }
+    return k;
+}
+
+static enum larder_kind remove_it(void *user, uint64_t seen, struct larder_err *err)
+{
+    (void)user, (void)err;
+    if (seen == 0)
+        unlink(path_of("c/big"));
+    return LARDER_OK;
+}
+
+Test(local, an_object_written_in_place_while_it_is_read_is_no_answer)
+{
+    uint8_t *p = bd_bytes(2 * LDR_MIB, 1);
+
+    open_store();
+    is(bd_put(bd, "c", "big", p, 2 * LDR_MIB, NULL, &r), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_get(bd, "c", "big", &(struct bd_args){ .on_write = rewrite }, &r), LARDER_UNAVAILABLE);
+    bd_result_release(&r);
+    is(bd_get(bd, "c", "big", &(struct bd_args){ .on_write = shorten }, &r), LARDER_UNAVAILABLE);
+    is(get("big"), LARDER_OK);
+    cr_expect(eq(u64, r.bytes.len, LDR_MIB));
+    free(p);
+}
+
+Test(local, an_object_replaced_or_deleted_while_it_is_read_is_read_to_its_end)
+{
+    uint8_t *p = bd_bytes(2 * LDR_MIB, 1);
+
+    open_store();
+    is(bd_put(bd, "c", "big", p, 2 * LDR_MIB, NULL, &r), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_get(bd, "c", "big", &(struct bd_args){ .on_write = replace }, &r), LARDER_OK);
+    cr_assert(r.bytes.len == 2 * LDR_MIB && !memcmp(r.bytes.p, p, 2 * LDR_MIB));
+    is(get("big"), LARDER_OK);
+    cr_expect(got("new"));
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "big", p, 2 * LDR_MIB, NULL, &r), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_get(bd, "c", "big", &(struct bd_args){ .on_write = remove_it }, &r), LARDER_OK);
+    cr_assert(r.bytes.len == 2 * LDR_MIB && !memcmp(r.bytes.p, p, 2 * LDR_MIB));
+    free(p);
+}
+
+static enum larder_kind wait_a_little(void *user, uint64_t seen, struct larder_err *err)
+{
+    (void)user, (void)seen, (void)err;
+    nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+    return LARDER_OK;
+}
+
+Test(local, a_get_ends_when_its_time_is_up)
+{
+    uint8_t *p = bd_bytes(2 * LDR_MIB, 1);
+
+    open_store();
+    is(bd_put(bd, "c", "big", p, 2 * LDR_MIB, NULL, &r), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_get(bd, "c", "big", &(struct bd_args){ .on_write = wait_a_little, .timeout_ms = 1 }, &r), LARDER_TIMEOUT);
+    free(p);
+}
+
+/* Inodes are reused and file times move in ticks: neither may give two versions one validator. */
+Test(local, no_two_versions_share_a_validator)
+{
+    enum { VERSIONS = 40 };
+    static char seen[VERSIONS][256];
+
+    open_store();
+    for (int i = 0; i < VERSIONS; i++) {
+        char text[] = { (char)('A' + i), '\0' };
+
+        is(put("v", text), LARDER_OK);
+        snprintf(seen[i], sizeof seen[i], "%s", r.validator);
+        cr_assert(ne(str, r.validator, ""));
+        for (int j = 0; j < i; j++)
+            cr_assert(ne(str, seen[i], seen[j]));
+    }
+    is(head("v"), LARDER_OK);
+    cr_expect(eq(str, r.validator, seen[VERSIONS - 1]), "a put tells the validator that a head will see");
+}
+
+/* ---- metadata ---- */
+
+static void with_content_type(struct ldr_meta *m)
+{
+    ldr_meta_init(m);
+    cr_assert(ldr_meta_add_text(m, LDR_TAG_CONTENT_TYPE, "text/plain"));
+}
+
+Test(local, metadata_that_makes_no_sense_counts_as_none)
+{
+    static const uint8_t cut[] = { LDR_TAG_CONTENT_TYPE, 200, 0, 'x' };
+    static const uint8_t lies[] = { LDR_TAG_VALIDATOR, 3, 0, '"', 'x', '"', LDR_TAG_ETAG, 1, 0, 'x' };
+    char text[64];
+
+    open_store();
+    is(put("m", "bytes"), LARDER_OK);
+    if (setxattr(path_of("c/m"), "user.larder.meta", cut, sizeof cut, 0) == -1)
+        skip("no extended attributes here: %s", strerror(errno));
+    is(get("m"), LARDER_OK);
+    cr_expect(got("bytes"));
+    cr_expect(not(ldr_meta_text(&r.meta, LDR_TAG_CONTENT_TYPE, text, sizeof text)));
+    cr_assert(eq(int, setxattr(path_of("c/m"), "user.larder.meta", lies, sizeof lies, 0), 0));
+    is(get("m"), LARDER_OK);
+    cr_expect(ne(str, r.validator, "\"x\""));
+    cr_expect(ne(str, r.etag, "x"));
+}
+
+Test(local, metadata_that_cannot_be_kept_is_refused)
+{
+    struct ldr_meta m;
+    char value[LDR_META_MAX - 200];
+
+    open_store();
+    ldr_meta_init(&m);
+    cr_assert(ldr_meta_add_text(&m, LDR_TAG_CONTENT_MD5, "XrY7u+Ae7tCTyyK7j1rNww=="));
+    is(bd_put(bd, "c", "m", "x", 1, &(struct bd_args){ .put_meta = &m }, &r), LARDER_UNSUPPORTED);
+    ldr_meta_release(&m);
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    cr_assert(ldr_meta_add_pair(&m, LDR_TAG_USER, "n", value));
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "m", "x", 1, &(struct bd_args){ .put_meta = &m }, &r), LARDER_LIMIT_EXCEEDED);
+    ldr_meta_release(&m);
+    is(get("m"), LARDER_NOT_FOUND);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+Test(local, a_file_system_without_attributes_keeps_objects_but_no_metadata)
+{
+    struct ldr_meta m;
+
+    mount_here("ramfs", "", NULL);
+    if (setxattr(root, "user.x", "x", 1, 0) == 0 || errno != ENOTSUP)
+        skip("this ramfs has extended attributes");
+    open_store();
+    with_content_type(&m);
+    is(bd_put(bd, "c", "m", "x", 1, &(struct bd_args){ .put_meta = &m }, &r), LARDER_UNSUPPORTED);
+    ldr_meta_release(&m);
+    is(get("m"), LARDER_NOT_FOUND);
+    is(put("m", "plain"), LARDER_OK);
+    is(get("m"), LARDER_OK);
+    cr_expect(got("plain"));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+/* ---- refusals of the system ---- */
+
+Test(local, what_the_system_denies_is_denied)
+{
+    open_store();
+    is(put("d/closed", "x"), LARDER_OK);
+    bd_close(&bd);
+    cr_assert(eq(int, chmod(path_of("c/d/closed"), 0), 0));
+    cr_assert(eq(int, chmod(path_of("c/d"), 0555), 0));
+    cr_assert(eq(int, chmod(path_of("c/.larder-tmp"), 0555), 0));
+    cr_assert(eq(int, chmod(path_of("c"), 0555), 0));
+    cr_assert(eq(int, chmod(dir, 0755), 0));
+    if (geteuid() == 0 && (setegid(NOBODY) || seteuid(NOBODY)))
+        skip("cannot become another user: %s", strerror(errno));
+    open_store();
+    is(get("d/closed"), LARDER_DENIED);
+    cr_expect(eq(int, r.err.sys, EACCES));
+    cr_expect(strstr(r.err.msg, "file://c/d/closed") != NULL, "%s", r.err.msg);
+    is(head("d/closed"), LARDER_DENIED);
+    is(put("d/new", "x"), LARDER_DENIED);
+    is(del("d/closed"), LARDER_DENIED);
+    cr_expect(not(r.sent));
+    if (getuid() != 0) { /* for the removal */
+        chmod(path_of("c"), 0755);
+        chmod(path_of("c/d"), 0755);
+        chmod(path_of("c/.larder-tmp"), 0755);
+    }
+}
+
+Test(local, a_full_disk_is_said_and_changes_nothing)
+{
+    uint8_t *p = bd_bytes(4 * LDR_MIB, 1);
+
+    mount_here("tmpfs", "", "size=1m");
+    open_store();
+    is(put("k", "old"), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "k", p, 4 * LDR_MIB, NULL, &r), LARDER_IO);
+    cr_expect(eq(int, r.err.sys, ENOSPC));
+    cr_expect(not(r.sent));
+    is(get("k"), LARDER_OK);
+    cr_expect(got("old"));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "k", p, LDR_MIB / 2, NULL, &r), LARDER_OK);
+    free(p);
+}
+
+Test(local, a_container_may_be_a_mount_of_its_own)
+{
+    mkdir(path_of("c"), 0755);
+    mount_here("tmpfs", "c", "size=1m");
+    open_store();
+    is(put("a/b", "mounted"), LARDER_OK);
+    is(get("a/b"), LARDER_OK);
+    cr_expect(got("mounted"));
+    is(del("a/b"), LARDER_OK);
+    cr_expect(not(there("c/a")));
+    bd_close(&bd);
+    umount2(path_of("c"), MNT_DETACH);
+}
