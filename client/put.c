@@ -1,0 +1,221 @@
+/* put.c - writes: a whole object in one request, or in parts that the agent gathers; delete. The agent carries a write
+ * out once (op_id), and answers when the store has it and every reader of this node sees it. Any thread. */
+#include "client/client.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define ABORT_MS 1000 /* spent on telling the agent that an upload was given up */
+
+/* Printable ASCII: what every store's headers can carry. */
+static bool printable(const char *s)
+{
+    for (; *s; s++)
+        if (*s < 0x20 || *s > 0x7e)
+            return false;
+    return true;
+}
+
+/* The name in lower case, into `out`; false: empty, too long, or a character that a header's name cannot have. */
+static bool user_name(const char *name, char *out, size_t cap)
+{
+    size_t n = 0;
+
+    for (; *name; name++, n++) {
+        char ch = *name >= 'A' && *name <= 'Z' ? (char)(*name + ('a' - 'A')) : *name;
+
+        if (n + 1 >= cap ||
+            !((ch >= 'a' && ch <= 'z') || (ch >= '0' && ch <= '9') || ch == '-' || ch == '_' || ch == '.'))
+            return false;
+        out[n] = ch;
+    }
+    out[n] = '\0';
+    return n > 0;
+}
+
+/* What a caller of another release hands over: fields that it does not know are zero, ones that we do not know must be.
+ */
+static enum larder_kind read_opts(const struct larder_put_opts *opts, struct larder_put_opts *out,
+                                  struct larder_err *err)
+{
+    const size_t first_release = offsetof(struct larder_put_opts, create_only) + sizeof opts->create_only;
+    size_t given;
+
+    *out = (struct larder_put_opts){ 0 };
+    if (!opts)
+        return LARDER_OK;
+    given = opts->struct_size ? opts->struct_size : sizeof *opts;
+    if (given < first_release)
+        return ldr_fail(err, LARDER_INVALID, "put options of %zu bytes: struct_size is not set to their size", given);
+    for (size_t i = sizeof *opts; i < given; i++)
+        if (((const uint8_t *)opts)[i])
+            return ldr_fail(err, LARDER_UNSUPPORTED, "put options that this release of the library does not know");
+    memcpy(out, opts, given < sizeof *out ? given : sizeof *out);
+    return LARDER_OK;
+}
+
+/* Options as tagged fields. */
+static enum larder_kind make_fields(const struct larder_put_opts *o, struct ldr_meta *meta, struct larder_err *err)
+{
+    if (o->content_type && !printable(o->content_type))
+        return ldr_fail(err, LARDER_INVALID, "content type with characters that are not printable ASCII");
+    if (o->content_type && !ldr_meta_add_text(meta, LDR_TAG_CONTENT_TYPE, o->content_type))
+        return ldr_fail(err, LARDER_LIMIT_EXCEEDED, "the content type is too long");
+    if (o->n_user && !o->user)
+        return ldr_fail(err, LARDER_INVALID, "user metadata is missing");
+    for (size_t i = 0; i < o->n_user; i++) {
+        const char *given = o->user[2 * i], *value = o->user[2 * i + 1];
+        char name[256];
+
+        if (!given || !value || !user_name(given, name, sizeof name))
+            return ldr_fail(err, LARDER_INVALID,
+                            "name of user metadata \"%.100s\" is not made of letters, digits, -, _ and .",
+                            given && printable(given) ? given : "");
+        if (!printable(value))
+            return ldr_fail(err, LARDER_INVALID,
+                            "value of user metadata \"%.100s\" has characters that are not printable ASCII", name);
+        for (size_t pos = 0;;) {
+            struct ldr_field f;
+
+            if (!ldr_fields_next(meta->fields.p, meta->fields.len, &pos, &f))
+                break;
+            if (f.tag == LDR_TAG_USER && f.len > strlen(name) && !memcmp(f.p, name, strlen(name) + 1))
+                return ldr_fail(err, LARDER_INVALID, "user metadata \"%.100s\" is given twice", name);
+        }
+        if (!ldr_meta_add_pair(meta, LDR_TAG_USER, name, value))
+            return ldr_fail(err, LARDER_LIMIT_EXCEEDED, "user metadata of more than %" PRIu64 " bytes",
+                            (uint64_t)LDR_META_MAX);
+    }
+    return LARDER_OK;
+}
+
+static enum larder_kind canonical(const char *uri, char text[LDR_URI_MAX + 1], struct larder_err *err)
+{
+    struct ldr_uri u;
+    enum larder_kind k = uri ? ldr_uri_parse(uri, &u, err) : ldr_fail(err, LARDER_INVALID, "no reference was given");
+
+    if (!k)
+        ldr_uri_text(&u, text);
+    return k;
+}
+
+static enum larder_kind ask(struct larder *l, ldr_wire_request *req, enum ldr_ask_how how, int64_t deadline_ns,
+                            struct larder_err *err)
+{
+    ldr_wire_reply *reply = NULL;
+    enum larder_kind k = ldr_ask(l, req, how, deadline_ns, &reply, err);
+
+    if (reply)
+        larder__wire__reply__free_unpacked(reply, NULL);
+    return k;
+}
+
+/* Hand the bytes to the agent in parts; nothing reaches the store yet, so a part may be sent twice. */
+static enum larder_kind send_parts(struct larder *l, uint64_t upload_id, const uint8_t *data, size_t len,
+                                   int64_t deadline_ns, struct larder_err *err)
+{
+    enum larder_kind k = LARDER_OK;
+
+    for (size_t offset = 0; !k && offset < len; offset += LDR_WIRE_PART) {
+        Larder__Wire__PutPart part = LARDER__WIRE__PUT_PART__INIT;
+        ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+
+        req.body_case = LARDER__WIRE__REQUEST__BODY_PUT_PART;
+        req.put_part = &part;
+        part.upload_id = upload_id;
+        part.offset = offset;
+        part.size = len;
+        part.data.data = (uint8_t *)(uintptr_t)data + offset;
+        part.data.len = len - offset < LDR_WIRE_PART ? len - offset : LDR_WIRE_PART;
+        k = ask(l, &req, LDR_ASK_READ, deadline_ns, err);
+    }
+    return k;
+}
+
+/* Best effort: an agent that does not hear it forgets the upload by itself. */
+static void abort_upload(struct larder *l, uint64_t upload_id, int64_t deadline_ns)
+{
+    Larder__Wire__Abort abort_msg = LARDER__WIRE__ABORT__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    int64_t soon = ldr_deadline_ns(ABORT_MS);
+
+    req.body_case = LARDER__WIRE__REQUEST__BODY_ABORT;
+    req.abort = &abort_msg;
+    abort_msg.upload_id = upload_id;
+    ask(l, &req, LDR_ASK_READ, deadline_ns < soon ? deadline_ns : soon, NULL);
+}
+
+static uint64_t new_upload_id(void)
+{
+    uint64_t id = 0;
+
+    if (getrandom(&id, sizeof id, GRND_NONBLOCK) != sizeof id)
+        id = (uint64_t)ldr_mono_ns() ^ (uintptr_t)&id << 16;
+    return id ? id : 1; /* 0: no upload */
+}
+
+enum larder_kind larder_put(struct larder *l, const char *uri, const void *data, size_t len,
+                            const struct larder_put_opts *opts, int timeout_ms, struct larder_err *err)
+{
+    Larder__Wire__Put put = LARDER__WIRE__PUT__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    struct larder_put_opts o;
+    struct ldr_meta meta;
+    char text[LDR_URI_MAX + 1];
+    int64_t deadline_ns;
+    enum larder_kind k = canonical(uri, text, err);
+
+    ldr_meta_init(&meta);
+    if (!k)
+        k = read_opts(opts, &o, err);
+    if (!k)
+        k = make_fields(&o, &meta, err);
+    if (!k && len > LDR_PUT_MAX)
+        k = ldr_fail(err, LARDER_LIMIT_EXCEEDED,
+                     "could not put \"%.*s\": its %zu bytes are more than the %" PRIu64 " of one put",
+                     (int)strcspn(text, "?") < 200 ? (int)strcspn(text, "?") : 200, text, len, (uint64_t)LDR_PUT_MAX);
+    if (!k && len > 0 && !data)
+        k = ldr_fail(err, LARDER_INVALID, "no data was given");
+    if (k)
+        goto done;
+    deadline_ns = ldr_call_deadline(timeout_ms);
+    req.body_case = LARDER__WIRE__REQUEST__BODY_PUT;
+    req.put = &put;
+    put.key = text;
+    put.size = len;
+    put.create_only = o.create_only != 0;
+    put.fields.data = meta.fields.p;
+    put.fields.len = meta.fields.len;
+    if (len <= LDR_WIRE_PART) {
+        put.data.data = (uint8_t *)(uintptr_t)data;
+        put.data.len = len;
+    } else {
+        put.upload_id = new_upload_id();
+        k = send_parts(l, put.upload_id, data, len, deadline_ns, err);
+    }
+    if (!k)
+        k = ask(l, &req, LDR_ASK_WRITE, deadline_ns, err);
+    if (k && k != LARDER_OUTCOME_UNKNOWN && k != LARDER_NO_AGENT && put.upload_id)
+        abort_upload(l, put.upload_id, deadline_ns);
+done:
+    ldr_meta_release(&meta);
+    return k;
+}
+
+enum larder_kind larder_delete(struct larder *l, const char *uri, int timeout_ms, struct larder_err *err)
+{
+    Larder__Wire__Delete del = LARDER__WIRE__DELETE__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    char text[LDR_URI_MAX + 1];
+    enum larder_kind k = canonical(uri, text, err);
+
+    if (k)
+        return k;
+    req.body_case = LARDER__WIRE__REQUEST__BODY_DELETE;
+    req.delete_ = &del;
+    del.key = text;
+    k = ask(l, &req, LDR_ASK_WRITE, ldr_call_deadline(timeout_ms), err);
+    return k == LARDER_NOT_FOUND ? LARDER_OK : k;
+}
