@@ -1,0 +1,145 @@
+/* cli.h - what the commands of `larder` share.
+ *
+ * One command, one file (cmd_*.c): a struct cli_command with its help and its run(). Helpers stand beside: out.c (text,
+ * JSON, errors), fetch.c (an object into a descriptor), output.c (a file that appears whole or not at all), progress.c.
+ * The commands use client/larder.h alone of larder's own code. One thread, but for the one that draws the progress bar.
+ *
+ * Rules that every command keeps:
+ *  1. Usage is checked whole before anything is done. A reference that turns out malformed is no usage error.
+ *  2. Several URIs: all are tried, the exit status is the worst.
+ *  3. People read stderr (one line an error, nothing unprintable); programs read stdout. With --json stdout carries one
+ *     JSON object a line for each URI: its result, or {"error": {"kind", "message", "http", "uri"}}. */
+#ifndef CLI_H
+#define CLI_H
+
+#include "client/larder.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#define CLI_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define CLI_LEN(a)            (sizeof(a) / sizeof((a)[0]))
+
+enum cli_exit { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_NOT_FOUND = 3 };
+
+struct cli {
+    const char *cache_dir; /* NULL: larder_open() decides */
+    int timeout_ms;        /* for each URI */
+    bool json, quiet, verbose;
+    const struct cli_command *command; /* NULL until it is known */
+    enum cli_exit stop;                /* what to exit with after cli_getopt() gave '?' */
+    struct larder *larder;             /* NULL until cli_open() */
+    int stdout_errno;                  /* standard output failed: nothing more is written to it, or tried for it */
+};
+
+struct cli_command {
+    const char *name;
+    const char *summary;  /* one line, for `larder --help` */
+    const char *synopsis; /* behind "usage: larder " */
+    const char *help;     /* what it does, its options, examples */
+    enum cli_exit (*run)(struct cli *c, int argc,
+                         char **argv); /* argv[0] is no argument; ends with cli_getopt() read */
+};
+
+extern const struct cli_command cli_get, cli_cat, cli_put, cli_stat, cli_rm, cli_status, cli_ref;
+
+/* ---- main.c ---- */
+
+/* getopt_long() for a command: `options` and `letters` are its own (both may be NULL); the global options are known
+ * everywhere and dealt with here. Returns an option of the command; -1: all read, arguments begin at optind; '?': help
+ * was given or an error told, return c->stop. */
+int cli_getopt(struct cli *c, int argc, char **argv, const char *letters, const struct option *options);
+
+/* Say what is wrong with the command line, on stderr; returns CLI_USAGE. */
+enum cli_exit cli_usage(const struct cli *c, const char *fmt, ...) CLI_PRINTF(2, 3);
+
+/* Requests that this process has sent to the agent: a call that leaves it as it was, was a hit. */
+uint64_t cli_asks(const struct cli *c);
+
+/* Open the cache for this process: c->larder. False: the failure has been reported. */
+bool cli_open(struct cli *c);
+
+/* ---- out.c ---- */
+
+/* `text` fit for a terminal and for one line: control characters, malformed UTF-8 and characters that turn the
+ * direction of text become \xNN. Owned by the caller, ended by free(); never NULL: without memory the program ends. */
+char *cli_printable(const char *text);
+
+/* One line on stderr behind "larder: ", made printable as a whole. */
+void cli_say(const char *fmt, ...) CLI_PRINTF(1, 2);
+
+/* The status that a kind of failure exits with, and the worse of two: failed before not found before done. */
+enum cli_exit cli_exit_of(enum larder_kind kind);
+enum cli_exit cli_worse(enum cli_exit a, enum cli_exit b);
+
+/* Fill *err as the library does; cli_fail_sys() adds errno and its text. Return `kind`. */
+enum larder_kind cli_fail(struct larder_err *err, enum larder_kind kind, const char *fmt, ...) CLI_PRINTF(3, 4);
+enum larder_kind cli_fail_sys(struct larder_err *err, enum larder_kind kind, const char *fmt, ...) CLI_PRINTF(3, 4);
+
+/* Report that `doing` ("get") failed for `uri` (NULL: for none): stderr, and stdout with --json. A reader that closed
+ * our standard output is no failure to tell anybody. Returns the exit status. */
+enum cli_exit cli_report(struct cli *c, const char *doing, const char *uri, const struct larder_err *err);
+
+/* Set obj[name] to `text`. JSON holds Unicode only: malformed bytes become U+FFFD, and obj[name_hex] has them all. */
+void cli_json_set(json_t *obj, const char *name, const char *text);
+void cli_json_set_number(json_t *obj, const char *name, uint64_t number);
+
+/* Print `obj` (taken; NULL: no memory) as one line on stdout, and flush. Returns the exit status. */
+enum cli_exit cli_json_print(struct cli *c, json_t *obj);
+
+/* Flush stdout; a failure is told once and kept in c->stdout_errno. Returns the exit status. */
+enum cli_exit cli_flush(struct cli *c);
+
+/* "17 B", "1.5 MiB": binary units, into `out`, which is returned. */
+#define CLI_SIZE_TEXT 32
+const char *cli_size_text(uint64_t size, char out[CLI_SIZE_TEXT]);
+
+/* Milliseconds of a steady clock. */
+double cli_now_ms(void);
+
+/* ---- progress.c: a line on a terminal once something has taken a second; nothing anywhere else ---- */
+
+struct cli_progress;
+
+/* Begin; `what` is borrowed and shown by its last segment. NULL when there is nothing to draw on: all of these take it.
+ */
+struct cli_progress *cli_progress_start(const struct cli *c, const char *what);
+void cli_progress_set(struct cli_progress *p, uint64_t done, uint64_t total);
+/* Take the line away and end; *p becomes NULL. To be called before anything else is written to stderr. */
+void cli_progress_stop(struct cli_progress **p);
+
+/* ---- fetch.c ---- */
+
+struct cli_fetched {
+    uint64_t size; /* bytes written */
+    bool hit;      /* without asking the agent */
+    double ms;
+};
+
+/* Write the object's bytes to `fd`, the file `name` (NULL: standard output), whatever its size. After a failure some
+ * may be written. IO: `fd` failed (c->stdout_errno is set for standard output). Other kinds as larder_get(),
+ * larder_stream(). */
+enum larder_kind cli_fetch(struct cli *c, const char *uri, int fd, const char *name, struct cli_fetched *out,
+                           struct larder_err *err);
+
+/* ---- output.c: a file that appears whole or not at all ---- */
+
+struct cli_output {
+    int fd;       /* write here; -1: not open */
+    int dirfd;    /* of the file's directory; -1: `fd` is a device, pipe or socket, written as it is */
+    char *path;   /* owned; of the file itself, not of a link to it */
+    char tmp[32]; /* name in dirfd; "": the file has no name yet */
+};
+#define CLI_OUTPUT_NONE ((struct cli_output){ .fd = -1, .dirfd = -1 })
+
+/* Begin to write `path`, borrowed. A file that is there stays as it is until cli_output_commit(). IO, INVALID (a
+ * directory). */
+enum larder_kind cli_output_open(const char *path, struct cli_output *out, struct larder_err *err);
+/* Put the file in place. IO: the old one, if any, is untouched. */
+enum larder_kind cli_output_commit(struct cli_output *o, struct larder_err *err);
+/* Ends it; what was not committed is gone. */
+void cli_output_release(struct cli_output *o);
+
+#endif

@@ -1,0 +1,945 @@
+/* cli_test.c - the program `larder`, linked with tests/support/fake_larder.c, as its users meet it: exit status,
+ * standard output, standard error, files. Each test has a directory of its own: work/ (where larder runs) and store/.
+ */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/capability.h>
+
+#ifndef LDR_TEST_CLI_FAKE
+#define LDR_TEST_CLI_FAKE "build/tests/larder-fake"
+#endif
+
+#define MIB ((size_t)1 << 20)
+
+static char dir[PATH_MAX];     /* of this test */
+static char program[PATH_MAX]; /* absolute */
+
+/* How the next run differs from a plain one; reset by it. */
+static struct {
+    const char *in; /* standard input; NULL: empty */
+    size_t in_len;
+    int out_fd; /* standard output; 0: a file that is read back */
+    int err_fd; /* likewise; 0: a file */
+    bool ignore_sigpipe;
+    bool close_stdout;
+    bool obey_modes;  /* root, too, may not write where the mode says so */
+    rlim_t file_size; /* 0: no limit */
+} how;
+
+/* What the last run gave. */
+static char *out, *err;
+static size_t out_len;
+static json_t *parsed; /* of it, until the end */
+
+static char *at(const char *fmt, const char *name)
+{
+    static char path[PATH_MAX * 2];
+
+    snprintf(path, sizeof path, fmt, dir, name);
+    return path;
+}
+
+static char *read_file(const char *path, size_t *len)
+{
+    FILE *f = fopen(path, "rb");
+    struct stat st;
+    char *p;
+
+    if (!f)
+        return NULL;
+    cr_assert(fstat(fileno(f), &st) == 0);
+    p = malloc((size_t)st.st_size + 1);
+    *len = fread(p, 1, (size_t)st.st_size, f);
+    p[*len] = '\0';
+    fclose(f);
+    return p;
+}
+
+static void write_file(const char *path, const void *data, size_t len)
+{
+    FILE *f = fopen(path, "wb");
+
+    cr_assert(f && fwrite(data, 1, len, f) == len && fclose(f) == 0, "%s", path);
+}
+
+static void child(const char *const argv[])
+{
+    int in_fd = open(at("%s/%s", "in"), O_RDONLY);
+    int out_fd = how.out_fd ? how.out_fd : open(at("%s/%s", "out"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int err_fd = how.err_fd ? how.err_fd : open(at("%s/%s", "err"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+    dup2(in_fd, 0);
+    dup2(out_fd, 1);
+    dup2(err_fd, 2);
+    if (how.close_stdout)
+        close(1);
+    if (how.file_size) {
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){ how.file_size, how.file_size });
+        signal(SIGXFSZ, SIG_IGN);
+    }
+    if (how.obey_modes && geteuid() == 0) {
+        prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0);
+        prctl(PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH, 0, 0, 0);
+    }
+    signal(SIGPIPE, how.ignore_sigpipe ? SIG_IGN : SIG_DFL);
+    umask(022);
+    if (chdir(at("%s/%s", "work")) == 0)
+        execv(program, (char *const *)argv);
+    _exit(127);
+}
+
+static pid_t start(const char *const argv[])
+{
+    pid_t pid;
+
+    write_file(at("%s/%s", "in"), how.in ? how.in : "", how.in ? how.in_len ? how.in_len : strlen(how.in) : 0);
+    pid = fork();
+    cr_assert(pid != -1);
+    if (pid == 0)
+        child(argv);
+    return pid;
+}
+
+/* The exit status; 256 + signal for one that was killed. */
+static int finish(pid_t pid)
+{
+    size_t err_len = 0;
+    int status;
+
+    cr_assert(waitpid(pid, &status, 0) == pid);
+    free(out);
+    free(err);
+    out = how.out_fd ? NULL : read_file(at("%s/%s", "out"), &out_len);
+    err = how.err_fd ? NULL : read_file(at("%s/%s", "err"), &err_len);
+    memset(&how, 0, sizeof how);
+    return WIFSIGNALED(status) ? 256 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static int run(const char *const argv[])
+{
+    return finish(start(argv));
+}
+
+#define ARGV(...)   ((const char *const[]){ "larder", __VA_ARGS__, NULL })
+#define LARDER(...) run(ARGV(__VA_ARGS__))
+
+static void put(const char *uri, const char *bytes)
+{
+    how.in = bytes;
+    cr_assert(eq(int, LARDER("put", "-", uri), 0), "%s", err);
+}
+
+static bool has_text(const char *text, const char *part)
+{
+    return strstr(text, part) != NULL;
+}
+
+static bool is_one_line(const char *text)
+{
+    size_t n = strlen(text);
+
+    return n > 0 && strchr(text, '\n') == text + n - 1;
+}
+
+/* The file `name` in work/ has these bytes. */
+static bool has(const char *name, const char *bytes)
+{
+    size_t len = 0;
+    char *got = read_file(at("%s/work/%s", name), &len);
+    bool same = got && len == strlen(bytes) && !memcmp(got, bytes, len);
+
+    free(got);
+    return same;
+}
+
+static int count_files(const char *where)
+{
+    DIR *d = opendir(at("%s/%s", where));
+    int n = -2; /* . and .. */
+
+    cr_assert(d != NULL);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+/* Line `n` of standard output as JSON. */
+static json_t *json_line(int n)
+{
+    char *line = out;
+    json_t *v;
+
+    for (; n > 0 && line; n--)
+        line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL;
+    cr_assert(line && strchr(line, '\n'), "not so many lines: %s", out);
+    v = json_loadb(line, (size_t)(strchr(line, '\n') - line), 0, NULL);
+    cr_assert(v && json_is_object(v), "no JSON object: %s", line);
+    parsed = parsed ? parsed : json_array();
+    json_array_append_new(parsed, v);
+    return v;
+}
+
+static const char *text_of(json_t *obj, const char *name)
+{
+    const char *s = json_string_value(json_object_get(obj, name));
+
+    return s ? s : "(none)";
+}
+
+/* The `kind` of an error on line 0. */
+static const char *error_kind(void)
+{
+    return text_of(json_object_get(json_line(0), "error"), "kind");
+}
+
+static bool says_true(json_t *obj, const char *name)
+{
+    return json_is_true(json_object_get(obj, name));
+}
+
+static bool says_false(json_t *obj, const char *name)
+{
+    return json_is_false(json_object_get(obj, name));
+}
+
+static bool says_null(json_t *obj, const char *name)
+{
+    return json_is_null(json_object_get(obj, name));
+}
+
+static int64_t number_of(json_t *obj, const char *name)
+{
+    return json_is_integer(json_object_get(obj, name)) ? json_integer_value(json_object_get(obj, name)) : -1;
+}
+
+static void make_dir(void)
+{
+    const char *tmp = getenv("TMPDIR");
+
+    snprintf(dir, sizeof dir, "%s/larder-cli-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    cr_assert(mkdtemp(dir) != NULL);
+    cr_assert(mkdir(at("%s/%s", "work"), 0755) == 0 && mkdir(at("%s/%s", "store"), 0755) == 0);
+    setenv("FAKE_LARDER_DIR", at("%s/%s", "store"), 1);
+    setenv("TERM", "xterm", 1);
+    cr_assert(realpath(LDR_TEST_CLI_FAKE, program) != NULL, "%s is not built", LDR_TEST_CLI_FAKE);
+}
+
+static void remove_dir(void)
+{
+    char *command = NULL;
+
+    cr_assert(asprintf(&command, "rm -rf '%s'", dir) != -1 && system(command) == 0);
+    free(command);
+    json_decref(parsed);
+    free(out);
+    free(err);
+}
+
+TestSuite(cli, .init = make_dir, .fini = remove_dir, .timeout = 30);
+
+/* ---- usage ---- */
+
+Test(cli, help_names_every_command_of_this_release_and_no_other)
+{
+    static const char *const names[] = { "get", "cat", "put", "stat", "rm", "status", "ref" };
+
+    cr_assert(eq(int, LARDER("--help"), 0));
+    for (size_t i = 0; i < 7; i++) {
+        char line[32];
+
+        snprintf(line, sizeof line, "\n  %-8s", names[i]);
+        cr_expect(strstr(out, line) != NULL, "%s", names[i]);
+    }
+    cr_expect(not(has_text(out, "evict") || has_text(out, "bench") || has_text(out, " cp")));
+    cr_expect(eq(str, err, ""));
+}
+
+Test(cli, every_command_explains_itself)
+{
+    static const char *const names[] = { "get", "cat", "put", "stat", "rm", "status", "ref" };
+
+    for (size_t i = 0; i < 7; i++) {
+        cr_expect(eq(int, LARDER(names[i], "--help"), 0));
+        cr_expect(strstr(out, "usage: larder ") == out && strstr(out, names[i]) == out + 14, "%s", out);
+        cr_expect(has_text(out, "Examples:") && has_text(out, "--timeout") && has_text(out, "Exit status:"), "%s", out);
+        cr_expect(eq(str, err, ""));
+    }
+}
+
+Test(cli, the_version_is_told)
+{
+    cr_assert(eq(int, LARDER("--version"), 0));
+    cr_expect(strncmp(out, "larder ", 7) == 0 && out[7] >= '0' && out[7] <= '9', "%s", out);
+}
+
+Test(cli, wrong_usage_is_status_2_and_one_line_on_stderr)
+{
+    static const char *const bad[][6] = {
+        { "larder", NULL },
+        { "larder", "frobnicate", NULL },
+        { "larder", "--nonsense", NULL },
+        { "larder", "get", NULL },
+        { "larder", "get", "-Z", "s3://b/k", NULL },
+        { "larder", "get", "s3://b/k", "-o", NULL },
+        { "larder", "get", "s3://b/k", "-o", "", NULL },
+        { "larder", "get", "s3://b/k", "s3://b/l", "-ofile", NULL },
+        { "larder", "get", "s3://b/k", "s3://c/k", NULL },
+        { "larder", "get", "--json", "s3://b/k", "-o-", NULL },
+        { "larder", "cat", NULL },
+        { "larder", "cat", "--json", "s3://b/k", NULL },
+        { "larder", "put", "f", NULL },
+        { "larder", "put", "f", "s3://b/k", "more", NULL },
+        { "larder", "put", "f", "s3://b/k", "--meta", "novalue" },
+        { "larder", "put", "f", "s3://b/k", "--meta", "=v" },
+        { "larder", "put", "f", "s3://b/k", "--meta", "a b=v" },
+        { "larder", "put", "f", "s3://b/k", "--create-only=1", NULL },
+        { "larder", "stat", NULL },
+        { "larder", "rm", NULL },
+        { "larder", "status", "now", NULL },
+        { "larder", "ref", NULL },
+        { "larder", "ref", "join", "s3://b", NULL },
+        { "larder", "ref", "split", "s3://b/k", "more", NULL },
+        { "larder", "status", "--cache-dir", NULL },
+    };
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        const char *argv[7] = { 0 };
+
+        memcpy(argv, bad[i], sizeof bad[i]);
+        cr_expect(eq(int, run(argv), 2), "row %zu: %s", i, err);
+        cr_expect(eq(str, out, ""), "row %zu", i);
+        cr_expect(strncmp(err, "larder: ", 8) == 0 && is_one_line(err), "row %zu: %s", i, err);
+    }
+    cr_expect(eq(int, count_files("work"), 0));
+}
+
+Test(cli, a_command_of_a_later_release_says_so)
+{
+    static const char *const names[] = { "ls", "cp", "sign", "warm", "evict", "pin", "why", "top", "doctor", "run" };
+
+    for (size_t i = 0; i < 10; i++) {
+        cr_expect(eq(int, LARDER(names[i], "s3://b/k"), 2));
+        cr_expect(has_text(err, "not in this release"), "%s", err);
+    }
+}
+
+Test(cli, timeouts_are_understood_or_refused)
+{
+    static const struct {
+        const char *text;
+        int ms; /* -1: refused */
+    } rows[] = {
+        { "0", 0 },
+        { "0s", 0 },
+        { "500ms", 500 },
+        { "30s", 30000 },
+        { "2m", 120000 },
+        { "1h", 3600000 },
+        { "1m30s", 90000 },
+        { "30", -1 },
+        { "", -1 },
+        { "-1s", -1 },
+        { "1.5s", -1 },
+        { "s", -1 },
+        { "5 s", -1 },
+        { "600h", -1 },
+        { "99999999999999999999s", -1 },
+        { "5d", -1 },
+        { "596h30m", 2147400000 },
+        { "2147483647ms1ms", -1 },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        int code = LARDER("--json", "--timeout", rows[i].text, "status");
+
+        cr_expect(eq(int, code, rows[i].ms == -1 ? 2 : 0), "%s", rows[i].text);
+        if (code == 0)
+            cr_expect(eq(i64, number_of(json_line(0), "timeout_ms"), rows[i].ms), "%s", rows[i].text);
+    }
+    cr_assert(eq(int, LARDER("status", "--json"), 0));
+    cr_expect(eq(i64, number_of(json_line(0), "timeout_ms"), 300000));
+}
+
+Test(cli, global_options_stand_before_or_behind_the_command)
+{
+    cr_assert(eq(int, LARDER("--cache-dir", "/x", "--json", "status"), 0));
+    cr_expect(eq(str, (char *)text_of(json_line(0), "cache_dir"), "/x"));
+    cr_assert(eq(int, LARDER("status", "--json", "--cache-dir=/y"), 0));
+    cr_expect(eq(str, (char *)text_of(json_line(0), "cache_dir"), "/y"));
+}
+
+/* ---- put, get, cat ---- */
+
+Test(cli, what_was_put_is_got)
+{
+    write_file(at("%s/work/%s", "f"), "from a file", 11);
+    cr_assert(eq(int, LARDER("put", "f", "s3://b/d/name.txt"), 0), "%s", err);
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(str, err, ""));
+    cr_assert(eq(int, LARDER("get", "s3://b/d/name.txt"), 0), "%s", err);
+    cr_expect(has("name.txt", "from a file"));
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(str, err, ""));
+    cr_assert(eq(int, LARDER("cat", "s3://b/d/name.txt", "s3://b/d/name.txt"), 0));
+    cr_expect(eq(str, out, "from a filefrom a file"));
+}
+
+Test(cli, standard_input_is_put_and_standard_output_got)
+{
+    how.in = "a\0b";
+    how.in_len = 3;
+    cr_assert(eq(int, LARDER("put", "-", "s3://b/k"), 0), "%s", err);
+    cr_assert(eq(int, LARDER("get", "s3://b/k", "-o", "-"), 0), "%s", err);
+    cr_expect(out_len == 3 && memcmp(out, "a\0b", 3) == 0);
+    cr_expect(eq(int, count_files("work"), 0));
+}
+
+Test(cli, an_empty_object_is_an_empty_file)
+{
+    put("s3://b/k", "");
+    cr_assert(eq(int, LARDER("get", "s3://b/k"), 0), "%s", err);
+    cr_expect(has("k", ""));
+}
+
+Test(cli, a_put_takes_8_mib_and_not_a_byte_more)
+{
+    char *big = calloc(1, 8 * MIB + 1);
+
+    how.in = big;
+    how.in_len = 8 * MIB;
+    cr_expect(eq(int, LARDER("put", "-", "s3://b/k"), 0), "%s", err);
+    how.in = big;
+    how.in_len = 8 * MIB + 1;
+    cr_expect(eq(int, LARDER("put", "-", "s3://b/l", "--json"), 1));
+    cr_expect(eq(str, (char *)error_kind(), "limit_exceeded"));
+    cr_expect(has_text(err, "8388608"), "%s", err);
+    write_file(at("%s/work/%s", "f"), big, 8 * MIB + 1);
+    cr_expect(eq(int, LARDER("put", "f", "s3://b/l"), 1));
+    cr_expect(has_text(err, "8388608") && has_text(err, "8388609"), "%s", err);
+    cr_expect(eq(int, LARDER("stat", "s3://b/l"), 3));
+    free(big);
+}
+
+Test(cli, what_cannot_be_read_is_not_put)
+{
+    cr_expect(eq(int, LARDER("put", "absent", "s3://b/k"), 1));
+    cr_expect(has_text(err, "\"absent\": No such file"), "%s", err);
+    cr_expect(eq(int, LARDER("put", ".", "s3://b/k"), 1));
+    cr_expect(has_text(err, "Is a directory"), "%s", err);
+    cr_expect(eq(int, LARDER("stat", "s3://b/k"), 3));
+}
+
+Test(cli, a_create_only_put_fails_the_second_time)
+{
+    how.in = "one";
+    cr_expect(eq(int, LARDER("put", "--create-only", "-", "s3://b/k"), 0), "%s", err);
+    how.in = "two";
+    cr_expect(eq(int, LARDER("--json", "put", "--create-only", "-", "s3://b/k"), 1));
+    cr_expect(eq(str, (char *)error_kind(), "exists"));
+    cr_assert(eq(int, LARDER("cat", "s3://b/k"), 0));
+    cr_expect(eq(str, out, "one"));
+}
+
+Test(cli, a_file_has_the_mode_that_umask_leaves)
+{
+    struct stat st;
+
+    put("s3://b/k", "x");
+    cr_assert(eq(int, LARDER("get", "s3://b/k"), 0), "%s", err);
+    cr_assert(stat(at("%s/work/%s", "k"), &st) == 0);
+    cr_expect(eq(uint, st.st_mode & 07777, 0644));
+    cr_expect(eq(int, count_files("work"), 1));
+}
+
+Test(cli, an_old_file_is_replaced_whole)
+{
+    write_file(at("%s/work/%s", "f"), "an old and longer file", 22);
+    put("s3://b/k", "new");
+    cr_assert(eq(int, LARDER("get", "s3://b/k", "-o", "f"), 0), "%s", err);
+    cr_expect(has("f", "new"));
+    cr_expect(eq(int, count_files("work"), 1));
+}
+
+Test(cli, a_get_that_fails_leaves_the_old_file_and_nothing_else)
+{
+    static const char *const uris[] = { "s3://b/none", "s3://b/fail-denied", "s3://b/cut-100000" };
+
+    write_file(at("%s/work/%s", "f"), "old", 3);
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect(eq(int, LARDER("get", uris[i], "-o", "f"), i == 0 ? 3 : 1), "%s", err);
+        cr_expect(has("f", "old"));
+        cr_expect(eq(int, count_files("work"), 1));
+    }
+}
+
+Test(cli, a_file_system_that_is_full_leaves_the_old_file_and_nothing_else)
+{
+    write_file(at("%s/work/%s", "f"), "old", 3);
+    how.file_size = 70000;
+    cr_expect(eq(int, LARDER("get", "s3://b/large-200000", "-o", "f"), 1));
+    cr_expect(has_text(err, "could not write \"f\": File too large"), "%s", err);
+    cr_expect(has("f", "old"));
+    cr_expect(eq(int, count_files("work"), 1));
+}
+
+Test(cli, an_object_too_large_for_a_view_is_streamed)
+{
+    struct stat st;
+
+    cr_assert(eq(int, LARDER("get", "s3://b/large-3000001"), 0), "%s", err);
+    cr_assert(stat(at("%s/work/%s", "large-3000001"), &st) == 0);
+    cr_expect(eq(i64, st.st_size, 3000001));
+    cr_assert(eq(int, LARDER("cat", "s3://b/large-70000"), 0), "%s", err);
+    cr_expect(eq(sz, out_len, 70000));
+}
+
+Test(cli, a_stream_that_breaks_off_is_a_failure)
+{
+    cr_expect(eq(int, LARDER("cat", "s3://b/cut-70000"), 1));
+    cr_expect(eq(sz, out_len, 70000));
+    cr_expect(has_text(err, "the store went away"), "%s", err);
+}
+
+Test(cli, a_directory_is_refused_unless_it_is_asked_for)
+{
+    put("s3://b/p/k", "x");
+    cr_assert(mkdir(at("%s/work/%s", "d"), 0755) == 0 && mkdir(at("%s/work/%s", "k"), 0755) == 0);
+    cr_expect(eq(int, LARDER("get", "s3://b/p/k", "-o", "d"), 1));
+    cr_expect(has_text(err, "is a directory"), "%s", err);
+    cr_expect(eq(int, LARDER("get", "s3://b/p/k"), 1), "the default name is a directory's");
+    cr_expect(eq(int, count_files("work/d"), 0));
+    cr_expect(eq(int, LARDER("get", "s3://b/p/k", "-o", "d/"), 0), "%s", err);
+    cr_expect(has("d/k", "x"));
+}
+
+Test(cli, several_objects_go_into_a_directory)
+{
+    put("s3://b/1", "one");
+    put("gs://c/x/2", "two");
+    cr_assert(mkdir(at("%s/work/%s", "d"), 0755) == 0);
+    cr_expect(eq(int, LARDER("get", "-o", "d/", "s3://b/1", "s3://b/none", "gs://c/x/2"), 3), "%s", err);
+    cr_expect(has("d/1", "one") && has("d/2", "two"));
+    cr_expect(eq(int, count_files("work/d"), 2));
+}
+
+Test(cli, a_key_that_names_no_file_needs_o)
+{
+    static const char *const uris[] = { "s3://b/d/", "s3://b/d/..", "s3://b/.", "s3://b", "s3://b/", "nothing" };
+
+    for (size_t i = 0; i < 6; i++) {
+        cr_expect(eq(int, LARDER("get", uris[i]), 1), "%s", uris[i]);
+        cr_expect(has_text(err, "-o"), "%s", err);
+    }
+    cr_expect(eq(int, count_files("work"), 0));
+    put("s3://b/d/", "x");
+    cr_expect(eq(int, LARDER("get", "s3://b/d/", "-o", "f"), 0), "%s", err);
+    cr_expect(has("f", "x"));
+}
+
+Test(cli, a_directory_that_may_not_be_written_is_told_before_anything_is_asked)
+{
+    put("s3://b/k", "x");
+    cr_assert(mkdir(at("%s/work/%s", "d"), 0555) == 0);
+    how.obey_modes = true;
+    cr_expect(eq(int, LARDER("get", "-v", "s3://b/k", "-o", "d/"), 1));
+    cr_expect(has_text(err, "could not write \"d/k\": Permission denied"), "%s", err);
+    cr_expect(has_text(err, "hits 0, asks 0"), "%s", err);
+    cr_expect(eq(int, LARDER("get", "s3://b/k", "-o", "absent/f"), 1));
+    cr_expect(has_text(err, "No such file or directory"), "%s", err);
+}
+
+Test(cli, a_link_stays_and_the_file_behind_it_is_replaced)
+{
+    struct stat st;
+
+    put("s3://b/k", "new");
+    cr_assert(mkdir(at("%s/work/%s", "d"), 0755) == 0);
+    write_file(at("%s/work/%s", "d/f"), "old", 3);
+    cr_assert(symlink("d/f", at("%s/work/%s", "l")) == 0 && symlink("nowhere", at("%s/work/%s", "m")) == 0);
+    cr_expect(eq(int, LARDER("get", "s3://b/k", "-o", "l"), 0), "%s", err);
+    cr_expect(has("d/f", "new"));
+    cr_expect(lstat(at("%s/work/%s", "l"), &st) == 0 && S_ISLNK(st.st_mode));
+    cr_expect(eq(int, LARDER("get", "s3://b/k", "-o", "m"), 1));
+    cr_expect(has_text(err, "leads nowhere"), "%s", err);
+}
+
+Test(cli, a_device_is_written_and_not_replaced)
+{
+    struct stat st;
+
+    put("s3://b/k", "x");
+    cr_expect(eq(int, LARDER("get", "s3://b/k", "-o", "/dev/null"), 0), "%s", err);
+    cr_expect(stat("/dev/null", &st) == 0 && S_ISCHR(st.st_mode));
+    cr_expect(eq(int, LARDER("get", "s3://b/k", "-o", "/dev/full"), 1));
+    cr_expect(has_text(err, "No space left on device"), "%s", err);
+}
+
+/* ---- standard output that fails ---- */
+
+Test(cli, a_full_standard_output_is_a_failure_of_every_command)
+{
+    const char *const *const runs[] = {
+        ARGV("cat", "s3://b/k"),
+        ARGV("get", "s3://b/k", "-o", "-"),
+        ARGV("stat", "s3://b/k", "s3://b/k"),
+        ARGV("stat", "--json", "s3://b/k"),
+        ARGV("status"),
+        ARGV("status", "--json"),
+        ARGV("ref", "join", "s3://b", "k"),
+        ARGV("ref", "split", "s3://b/k"),
+        ARGV("--help"),
+        ARGV("get", "--help"),
+        ARGV("--version"),
+    };
+
+    put("s3://b/k", "x");
+    for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
+        how.out_fd = open("/dev/full", O_WRONLY);
+        cr_expect(eq(int, run(runs[i]), 1), "row %zu", i);
+        cr_expect(has_text(err, "could not write standard output: No space left on device"), "row %zu: %s", i, err);
+        cr_expect(is_one_line(err), "row %zu told more than once: %s", i, err);
+    }
+}
+
+Test(cli, a_closed_standard_output_is_a_failure)
+{
+    struct stat st;
+
+    put("s3://b/k", "x");
+    how.close_stdout = true;
+    cr_expect(eq(int, LARDER("cat", "s3://b/k"), 1));
+    cr_expect(has_text(err, "Bad file descriptor"), "%s", err);
+    cr_assert(stat(at("%s/store/%s", "connection"), &st) == 0);
+    cr_expect(eq(i64, st.st_size, 0), "what was opened in its place got the object");
+    how.close_stdout = true;
+    cr_expect(eq(int, LARDER("get", "s3://b/k"), 0), "what goes to a file needs none: %s", err);
+    cr_expect(has("k", "x"));
+}
+
+Test(cli, a_reader_that_goes_away_ends_it_quietly)
+{
+    const char *const *const runs[] = {
+        ARGV("cat", "s3://b/large-1000000", "s3://b/large-1000000"),
+        ARGV("get", "s3://b/large-1000000", "-o-"),
+        ARGV("status", "--json"),
+    };
+
+    for (int i = 0; i < 6; i++) {
+        int fds[2];
+
+        cr_assert(pipe2(fds, O_CLOEXEC) == 0);
+        close(fds[0]);
+        how.out_fd = fds[1];
+        how.ignore_sigpipe = i % 2;
+        cr_expect(eq(int, run(runs[i / 2]), i % 2 ? 1 : 256 + SIGPIPE), "run %d", i);
+        cr_expect(eq(str, err, ""));
+        close(fds[1]);
+    }
+}
+
+/* ---- answers ---- */
+
+Test(cli, every_kind_of_failure_has_its_status_and_its_json)
+{
+    static const struct {
+        const char *kind;
+        int code;
+    } rows[] = { { "not_found", 3 }, { "denied", 1 }, { "invalid", 1 }, { "timeout", 1 }, { "no_agent", 1 } };
+
+    for (size_t i = 0; i < 5; i++) {
+        char uri[64];
+        json_t *e;
+
+        snprintf(uri, sizeof uri, "s3://b/fail-%s", rows[i].kind);
+        cr_expect(eq(int, LARDER("get", "--json", uri, "-o", "f"), rows[i].code));
+        e = json_object_get(json_line(0), "error");
+        cr_expect(eq(str, (char *)text_of(e, "kind"), (char *)rows[i].kind));
+        cr_expect(eq(str, (char *)text_of(e, "uri"), uri));
+        cr_expect(not(says_null(e, "message")));
+        if (i == 1)
+            cr_expect(eq(i64, number_of(e, "http"), 403));
+        else
+            cr_expect(says_null(e, "http"));
+        cr_expect(strncmp(err, "larder: could not get \"s3://b/fail-", 34) == 0, "%s", err);
+        cr_expect(eq(int, LARDER("cat", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("put", "-", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("stat", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("rm", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("get", uri), rows[i].code));
+        cr_expect(eq(str, out, ""));
+    }
+}
+
+Test(cli, all_are_tried_and_the_worst_counts)
+{
+    put("s3://b/k", "x");
+    cr_expect(eq(int, LARDER("cat", "s3://b/none", "s3://b/k"), 3));
+    cr_expect(eq(str, out, "x"));
+    cr_expect(eq(int, LARDER("cat", "s3://b/none", "s3://b/fail-denied", "s3://b/none", "s3://b/k"), 1));
+    cr_expect(eq(str, out, "x"));
+}
+
+Test(cli, stat_tells_what_was_put)
+{
+    json_t *v;
+
+    how.in = "12345";
+    cr_assert(
+        eq(int, LARDER("put", "-", "s3://b/k", "--content-type", "text/csv", "--meta", "a=1", "--meta", "b=x=y"), 0));
+    cr_assert(eq(int, LARDER("stat", "--json", "s3://b/k", "s3://b/none"), 3));
+    v = json_line(0);
+    cr_expect(says_true(v, "exists"));
+    cr_expect(eq(i64, number_of(v, "size"), 5));
+    cr_expect(eq(str, (char *)text_of(v, "content_type"), "text/csv"));
+    cr_expect(eq(str, (char *)text_of(v, "last_modified"), "2026-01-01T00:00:00Z"));
+    cr_expect(says_null(v, "content_encoding"));
+    cr_expect(eq(str, (char *)text_of(json_object_get(v, "metadata"), "a"), "1"));
+    cr_expect(eq(str, (char *)text_of(json_object_get(v, "metadata"), "b"), "x=y"));
+    cr_expect(says_false(json_line(1), "exists"));
+    cr_expect(has_text(err, "s3://b/none"), "%s", err);
+    cr_assert(eq(int, LARDER("stat", "s3://b/k"), 0));
+    cr_expect(has_text(out, "Size") && has_text(out, "text/csv") && has_text(out, "b=x=y"), "%s", out);
+}
+
+Test(cli, get_put_and_rm_answer_in_json)
+{
+    how.in = "12345";
+    cr_assert(eq(int, LARDER("put", "--json", "-", "s3://b/k"), 0));
+    cr_expect(eq(i64, number_of(json_line(0), "size"), 5));
+    cr_assert(eq(int, LARDER("get", "--json", "s3://b/k", "-o", "f"), 0));
+    cr_expect(eq(str, (char *)text_of(json_line(0), "file"), "f"));
+    cr_expect(says_true(json_line(0), "hit"));
+    cr_assert(eq(int, LARDER("get", "--json", "s3://b/large-5", "-o", "f"), 0));
+    cr_expect(says_false(json_line(0), "hit"));
+    cr_assert(eq(int, LARDER("rm", "--json", "s3://b/k"), 0));
+    cr_expect(says_true(json_line(0), "deleted"));
+}
+
+Test(cli, what_is_deleted_is_gone_and_may_be_deleted_twice)
+{
+    put("s3://b/k", "x");
+    cr_expect(eq(int, LARDER("rm", "s3://b/k"), 0));
+    cr_expect(eq(int, LARDER("cat", "s3://b/k"), 3));
+    cr_expect(eq(int, LARDER("rm", "s3://b/k"), 0));
+}
+
+Test(cli, status_is_a_table_for_people_and_plain_numbers_for_programs)
+{
+    cr_assert(eq(int, LARDER("status"), 0));
+    cr_expect(has_text(out, "cache_bytes  1.5 GiB\n"), "%s", out);
+    cr_expect(has_text(out, "hits         1234567\n"), "%s", out);
+    cr_expect(has_text(out, "fake\\x0a1\n"), "%s", out);
+    cr_assert(eq(int, LARDER("status", "--json"), 0));
+    cr_expect(eq(i64, number_of(json_line(0), "cache_bytes"), 1610612736));
+    cr_expect(eq(int, LARDER("status", "--json", "--cache-dir", "absent"), 1));
+    cr_expect(eq(str, (char *)error_kind(), "no_agent"));
+    cr_expect(says_null(json_object_get(json_line(0), "error"), "uri"));
+}
+
+Test(cli, references_are_joined_and_split_without_a_cache)
+{
+    unsetenv("FAKE_LARDER_DIR"); /* opening the fake would fail */
+    cr_expect(eq(int, LARDER("ref", "join", "s3://b/a", "k", "l"), 0), "%s", err);
+    cr_expect(eq(str, out, "s3://b/a/k/l\n"));
+    cr_expect(eq(int, LARDER("ref", "join", "s3://b", "k", "--json"), 0), "%s", err);
+    cr_expect(eq(str, (char *)text_of(json_line(0), "reference"), "s3://b/k"));
+    cr_expect(eq(int, LARDER("ref", "split", "s3://b/k/l", "--json"), 0), "%s", err);
+    cr_expect(eq(str, (char *)text_of(json_line(0), "container"), "b"));
+    cr_expect(eq(str, (char *)text_of(json_line(0), "key"), "k/l"));
+    cr_expect(eq(int, LARDER("ref", "split", "nothing"), 1));
+    cr_expect(eq(int, LARDER("ref", "join", "nothing", "k"), 1));
+    cr_expect(eq(int, LARDER("status"), 1));
+    cr_expect(has_text(err, "could not open the cache: "), "%s", err);
+}
+
+Test(cli, timeout_0_reads_the_cache_only)
+{
+    put("s3://b/k", "x");
+    cr_expect(eq(int, LARDER("cat", "--timeout", "0", "s3://b/k"), 0));
+    cr_expect(eq(int, LARDER("--json", "--timeout", "0", "get", "s3://b/cold", "-of"), 1));
+    cr_expect(eq(str, (char *)error_kind(), "timeout"));
+}
+
+Test(cli, verbose_tells_times_and_counts_on_stderr)
+{
+    put("s3://b/k", "12345");
+    cr_assert(eq(int, LARDER("-v", "cat", "s3://b/k"), 0));
+    cr_expect(eq(str, out, "12345"));
+    cr_expect(has_text(err, "5 bytes in ") && has_text(err, " ms, hit\n") && has_text(err, "hits 1, asks 0"), "%s",
+              err);
+    cr_assert(eq(int, LARDER("cat", "-v", "s3://b/large-9"), 0));
+    cr_expect(has_text(err, " ms, asked\n"), "%s", err);
+}
+
+/* ---- odd keys ---- */
+
+Test(cli, odd_keys_are_taken_literally)
+{
+    static const char *const names[] = { "a b", "%20", "q?x#y", "+", "-o", "\xC3\xBC", "new\nline", "\xFF\xFE", "*" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char uri[64];
+
+        snprintf(uri, sizeof uri, "s3://b/d/%s", names[i]);
+        put(uri, names[i]);
+        cr_expect(eq(int, LARDER("get", uri), 0), "%s", err);
+        cr_expect(has(names[i], names[i]), "%s", names[i]);
+    }
+    cr_expect(eq(int, count_files("work"), sizeof names / sizeof names[0]));
+}
+
+Test(cli, no_message_carries_what_a_terminal_would_act_on)
+{
+    /* ESC, newline, a C1 control, a malformed byte, a mark that turns the direction */
+    cr_expect(eq(int, LARDER("cat", "s3://b/\x1b[31m\n\xC2\x9B\xFF\xE2\x80\xAE-\xC3\xBC"), 3));
+    cr_expect(has_text(err, "\"s3://b/\\x1b[31m\\x0a\\xc2\\x9b\\xff\\xe2\\x80\\xae-\xC3\xBC\""), "%s", err);
+    cr_expect(is_one_line(err));
+    cr_expect(eq(int, LARDER("--\x1b[31m"), 2));
+    cr_expect(not(has_text(err, "\x1b")), "%s", err);
+    cr_expect(eq(int, LARDER("ref", "split", "s3://b/\x1b[31m"), 0));
+    cr_expect(not(has_text(out, "\x1b")), "%s", out);
+}
+
+Test(cli, json_is_unicode_and_loses_no_byte)
+{
+    json_t *v;
+
+    put("s3://b/\xFF\xC3\xBC", "x");
+    cr_assert(eq(int, LARDER("stat", "--json", "s3://b/\xFF\xC3\xBC"), 0));
+    v = json_line(0);
+    cr_expect(eq(str, (char *)text_of(v, "uri"), "s3://b/\xEF\xBF\xBD\xC3\xBC"));
+    cr_expect(eq(str, (char *)text_of(v, "uri_hex"), "73333a2f2f622fffc3bc"));
+}
+
+/* ---- progress ---- */
+
+/* Read what appears on a terminal into `text` until `want` stands in it. False: 10 s went by, or the end. */
+static bool see(int terminal, char *text, size_t cap, const char *want)
+{
+    size_t n = strlen(text);
+
+    while (!strstr(text, want)) {
+        struct pollfd p = { .fd = terminal, .events = POLLIN };
+        ssize_t got = n + 1 < cap && poll(&p, 1, 10000) == 1 ? read(terminal, text + n, cap - n - 1) : -1;
+
+        if (got <= 0)
+            return false;
+        n += (size_t)got;
+        text[n] = '\0';
+    }
+    return true;
+}
+
+static char seen[4096];
+
+/* A terminal for standard error; *other is our end of what larder writes to. */
+static int open_terminal(int *other)
+{
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+
+    cr_assert(terminal != -1 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+    *other = open(ptsname(terminal), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    cr_assert(ge(int, *other, 0));
+    return terminal;
+}
+
+static pid_t start_on(int err_fd, const char *const argv[])
+{
+    how.err_fd = err_fd;
+    return start(argv);
+}
+
+static void open_gate(void)
+{
+    write_file(at("%s/store/%s", "gate"), "", 0);
+}
+
+/* All that appeared on the terminal ends with `want`. */
+static void expect_end(int terminal, int other, const char *want)
+{
+    cr_assert(write(other, "END", 3) == 3);
+    cr_expect(see(terminal, seen, sizeof seen, "END"));
+    cr_expect(strlen(seen) >= strlen(want) && strcmp(seen + strlen(seen) - strlen(want), want) == 0, "%s", seen);
+    close(other);
+    close(terminal);
+}
+
+Test(cli, a_long_transfer_shows_how_far_it_is_and_wipes_it_away)
+{
+    int other, terminal = open_terminal(&other);
+    pid_t pid = start_on(other, ARGV("get", "s3://b/gate-100000"));
+
+    cr_expect(see(terminal, seen, sizeof seen, "gate-100000   66% [######    ] 64.0 KiB of 97.7 KiB, "), "%s", seen);
+    open_gate();
+    how.err_fd = other;
+    cr_expect(eq(int, finish(pid), 0));
+    expect_end(terminal, other, "\r\033[KEND");
+}
+
+Test(cli, a_long_wait_shows_unless_quiet_is_asked_for)
+{
+    int other, terminal = open_terminal(&other), quiet_other, quiet_terminal = open_terminal(&quiet_other);
+    pid_t quiet_pid = start_on(quiet_other, ARGV("-q", "stat", "s3://b/wait-1")); /* first: it had its time, too */
+    pid_t pid = start_on(other, ARGV("stat", "s3://b/wait-1"));
+
+    cr_expect(see(terminal, seen, sizeof seen, "wait-1  1 s"), "%s", seen);
+    open_gate();
+    how.err_fd = other;
+    cr_expect(eq(int, finish(pid), 3));
+    how.err_fd = quiet_other;
+    cr_expect(eq(int, finish(quiet_pid), 3));
+    seen[0] = '\0';
+    expect_end(quiet_terminal, quiet_other, "END");
+    cr_expect(strncmp(seen, "larder: could not stat", 22) == 0, "%s", seen);
+    close(other);
+    close(terminal);
+}
+
+Test(cli, what_is_quick_shows_nothing)
+{
+    int other, terminal = open_terminal(&other);
+    pid_t pid = start_on(other, ARGV("get", "s3://b/large-1000"));
+
+    how.err_fd = other;
+    cr_expect(eq(int, finish(pid), 0));
+    expect_end(terminal, other, "END");
+    cr_expect(eq(str, seen, "END"));
+}
+
+Test(cli, a_get_that_is_killed_leaves_nothing)
+{
+    int other, terminal = open_terminal(&other);
+    int fd = open(at("%s/%s", "work"), O_TMPFILE | O_WRONLY, 0600);
+    pid_t pid;
+
+    if (fd == -1)
+        cr_skip_test("this file system has no files without a name");
+    close(fd);
+    pid = start_on(other, ARGV("get", "s3://b/gate-100000"));
+    cr_expect(see(terminal, seen, sizeof seen, "66%"), "%s", seen);
+    cr_assert(kill(pid, SIGKILL) == 0);
+    how.err_fd = other;
+    cr_expect(eq(int, finish(pid), 256 + SIGKILL));
+    cr_expect(eq(int, count_files("work"), 0));
+    close(other);
+    close(terminal);
+}
