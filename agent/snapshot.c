@@ -22,6 +22,7 @@ static bool grow(struct ldr_snapshot *s, uint64_t pages)
 {
     uint64_t max = s->hdr->mapsize / LDR_PAGE, have = atomic_load_explicit(&s->hdr->npages, memory_order_relaxed);
     uint64_t want;
+    bool grown;
 
     if (pages <= have)
         return true;
@@ -30,7 +31,12 @@ static bool grow(struct ldr_snapshot *s, uint64_t pages)
     want = (pages + s->step_pages - 1) / s->step_pages * s->step_pages;
     if (want > max)
         want = max;
-    if (fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE))) {
+    grown = !fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE));
+    if (!grown) { /* a whole step does not fit any more: what is needed may */
+        want = pages;
+        grown = !fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE));
+    }
+    if (!grown) {
         ldr_log(LDR_WARN, "index", "could not extend data.mdb bytes=%llu errno=%d",
                 (unsigned long long)(want * LDR_PAGE), errno);
         return false;
@@ -72,8 +78,9 @@ uint64_t ldr_snapshot_publish(struct ldr_snapshot *s)
     unsigned held = 0;
     int rc;
 
-    /* 1. the extent covers what this snapshot uses, with room ahead */
-    grow(s, last_page(s) + 1 + s->step_pages / 2);
+    /* 1. the extent covers what this snapshot uses, with room ahead while there is some */
+    if (!grow(s, last_page(s) + 1 + s->step_pages / 2))
+        grow(s, last_page(s) + 1);
     /* 2. pin it (only this thread writes, so the newest is ours) */
     for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins) && !pin; i++)
         if (!s->pins[i].id)
@@ -82,6 +89,7 @@ uint64_t ldr_snapshot_publish(struct ldr_snapshot *s)
     rc = pin->txn ? mdb_txn_renew(pin->txn) : mdb_txn_begin(s->env, NULL, MDB_RDONLY, &pin->txn);
     assert(rc == 0); /* the reader table has a place for every pin */
     now = mdb_txn_id(pin->txn);
+    assert(now > 0); /* 0 means "not held"; the index commits its figures before it publishes */
     for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++)
         if (s->pins[i].id == now) { /* nothing was committed since it was published */
             mdb_txn_reset(pin->txn);
