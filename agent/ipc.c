@@ -263,12 +263,13 @@ static void *run(void *user)
     struct ldr_domain *d = ipc->domain;
 
     for (;;) {
-        int64_t now = ldr_mono_ns();
+        bool timed = ipc->waiting || ldr_uploads_open(d->uploads); /* else only a task can change anything */
+        int64_t now = timed ? ldr_mono_ns() : 0;
         struct ldr_task *t;
 
-        if (now >= ipc->next_tick_ns)
+        if (timed && now >= ipc->next_tick_ns)
             tick(ipc, now);
-        t = ldr_mailbox_take(&d->ipc_box, ipc->next_tick_ns);
+        t = ldr_mailbox_take(&d->ipc_box, timed ? ipc->next_tick_ns : LDR_NEVER);
         if (t)
             t->run(t);
         else if (ldr_mailbox_closed(&d->ipc_box)) {

@@ -588,6 +588,11 @@ bool ldr_uploads_idle(const struct ldr_uploads *u)
     return u->writes == NULL;
 }
 
+bool ldr_uploads_open(const struct ldr_uploads *u)
+{
+    return u->bodies != NULL;
+}
+
 void ldr_uploads_free(struct ldr_uploads **u)
 {
     struct body *b, *next;

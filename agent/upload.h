@@ -39,6 +39,8 @@ struct ldr_put_args {
 enum larder_kind ldr_uploads_new(struct ldr_domain *d, struct ldr_uploads **out, struct larder_err *err);
 void ldr_uploads_free(struct ldr_uploads **u); /* when no write is left */
 bool ldr_uploads_idle(const struct ldr_uploads *u);
+/* Is the body of some put arriving in parts, so that time matters? */
+bool ldr_uploads_open(const struct ldr_uploads *u);
 
 /* Start a put, or join the one with this op_id (a client's transport sent it again). Where it has ended already, `w` is
  * answered at once. On failure `w` waits for nothing and is not answered. INVALID: parts are missing. */
