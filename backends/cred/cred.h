@@ -23,12 +23,14 @@ enum larder_kind ldr_cred_static_new(const char *access_key_id, const char *secr
 enum larder_kind ldr_cred_file_new(const char *access_key_id, const char *path, const char *token,
                                    struct ldr_cred_source **out, struct larder_err *err);
 #define LDR_CRED_FILE_MAX 4096
-/* AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, as they are now. Where one of the first two is not set
- * this is no failure yet (a store that nobody uses needs none): ldr_cred_get() then says DENIED. INVALID: as above. */
+/* AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, as they are now. Where one of the first two is not
+ * set this is no failure yet (a store that nobody uses needs none): ldr_cred_get() then says DENIED. INVALID: as above.
+ */
 enum larder_kind ldr_cred_env_new(struct ldr_cred_source **out, struct larder_err *err);
 
 /* The credentials of this moment; *out is valid until the next call with this source. A file is looked at (one stat)
- * and read when it changed: it is small and local, so the net thread may do it. Kinds as for the source's constructor. */
+ * and read when it changed: it is small and local, so the net thread may do it. Kinds as for the source's constructor.
+ */
 enum larder_kind ldr_cred_get(struct ldr_cred_source *s, struct ldr_cred *out, struct larder_err *err);
 
 void ldr_cred_free(struct ldr_cred_source **s);

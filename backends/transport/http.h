@@ -14,8 +14,9 @@ struct ldr_http_req;
 struct ldr_http_reply {
     int status;             /* of the final answer (1xx are skipped); 0: none arrived */
     int64_t content_length; /* -1: not said */
-    struct ldr_buf headers; /* "name: value\n" lines, names in lower case, values trimmed; borrowed, until on_done ends */
-    int64_t date_s;         /* the Date header; 0: none */
+    struct ldr_buf
+        headers;    /* "name: value\n" lines, names in lower case, values trimmed; borrowed, until on_done ends */
+    int64_t date_s; /* the Date header; 0: none */
 };
 
 /* The value of a header copied to `out`; false: absent, or longer than cap - 1. */
@@ -28,14 +29,14 @@ int64_t ldr_http_date_s(const char *text);
 
 struct ldr_http_req {
     /* filled in by the caller; borrowed until on_done */
-    const char *method, *url;       /* url: absolute, already escaped; sent as it is (CURLOPT_PATH_AS_IS) */
-    const char *const *headers;     /* "Name: value", NULL-terminated; Host only where it differs from the url's */
-    const void *body;               /* NULL: none, or body_fd */
-    int body_fd;                    /* -1: none; read by pread from 0 */
-    uint64_t body_len;              /* a PUT or POST always says its length, 0 too */
-    int64_t deadline_ns;            /* CLOCK_MONOTONIC */
+    const char *method, *url;   /* url: absolute, already escaped; sent as it is (CURLOPT_PATH_AS_IS) */
+    const char *const *headers; /* "Name: value", NULL-terminated; Host only where it differs from the url's */
+    const void *body;           /* NULL: none, or body_fd */
+    int body_fd;                /* -1: none; read by pread from 0 */
+    uint64_t body_len;          /* a PUT or POST always says its length, 0 too */
+    int64_t deadline_ns;        /* CLOCK_MONOTONIC */
     uint32_t connect_timeout_ms, stall_timeout_ms; /* 0: defaults (5 s; 30 s without a byte) */
-    const char *ca_file;            /* NULL: the system's */
+    const char *ca_file;                           /* NULL: the system's */
 
     /* callbacks; on_headers and on_body return a kind: other than OK ends the request with it (and `err`) */
     enum larder_kind (*on_headers)(struct ldr_http_req *r, const struct ldr_http_reply *reply, struct larder_err *err);
@@ -48,7 +49,7 @@ struct ldr_http_req {
     /* results */
     struct ldr_http_reply reply;
     bool sent;
-    unsigned attempts;            /* how often it was sent: a kept connection may be dead, curl then repeats the request */
+    unsigned attempts; /* how often it was sent: a kept connection may be dead, curl then repeats the request */
     uint64_t bytes_in, bytes_out; /* bodies, whatever the outcome */
     void *priv;                   /* transport's own */
 };

@@ -16,8 +16,8 @@ struct ldr_net_cfg {
 enum larder_kind ldr_net_new(const struct ldr_net_cfg *cfg, struct ldr_net **out, struct larder_err *err);
 /* Ends requests under way and timers (CANCELLED / run at once), runs what is queued, joins the thread. */
 void ldr_net_free(struct ldr_net **n);
-/* Any thread: requests under way and those that come end with CANCELLED, timers run at once; the thread goes on with what
- * is posted until ldr_net_free(). */
+/* Any thread: requests under way and those that come end with CANCELLED, timers run at once; the thread goes on with
+ * what is posted until ldr_net_free(). */
 void ldr_net_shutdown(struct ldr_net *n);
 /* Any thread: run `t` on the net thread. */
 void ldr_net_post(struct ldr_net *n, struct ldr_task *t);
