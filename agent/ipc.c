@@ -13,6 +13,7 @@
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/transport/ipc/ipc.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,7 +52,15 @@ struct ldr_ipc {
     struct ldr_domain *domain;
     nng_socket socket;
     bool socket_open;
+    bool bound; /* the file at `path` is ours */
     char path[PATH_MAX_BYTES + 1];
+    /* main thread: ldr_ipc_watch() */
+    nng_listener listener, old;
+    bool has_old;          /* replaced, and closed at the next look */
+    unsigned listeners;    /* made so far: each is bound under a name of its own */
+    int canary;            /* a connection to ourselves, -1: none */
+    unsigned added_before; /* `added` when it was made */
+    atomic_uint added;     /* connections accepted; nng's threads */
     pthread_t thread;
     bool running;
     atomic_bool quiet; /* no new requests */
@@ -93,6 +102,15 @@ static void aio_done(void *user)
     c->received = rc ? NULL : nng_aio_get_msg(c->aio);
     c->request.task.run = arrived_on_ipc;
     ldr_mailbox_post(&c->ipc->domain->ipc_box, &c->request.task);
+}
+
+static void pipe_added(nng_pipe pipe, nng_pipe_ev ev, void *user)
+{
+    struct ldr_ipc *ipc = user;
+    (void)pipe;
+    (void)ev;
+
+    atomic_fetch_add(&ipc->added, 1);
 }
 
 static void pipe_gone_on_ipc(struct ldr_task *t);
@@ -238,14 +256,16 @@ static void tick(struct ldr_ipc *ipc, int64_t now)
 {
     struct ldr_request *r, *next;
     struct larder_err e;
+    enum larder_kind k;
 
     DL_FOREACH_SAFE(ipc->waiting, r, next)
     if (r->deadline_ns <= now) {
         ldr_count(&ipc->domain->counters, timeouts, 1);
+        /* A write goes on without its asker. */
+        k = ldr_fail(&e, r->write_waiter.write ? LARDER_OUTCOME_UNKNOWN : LARDER_TIMEOUT,
+                     "no answer for \"%.200s\" within %u ms", r->name->text, r->msg->timeout_ms);
         ldr_serve_leave(r);
-        ldr_ipc_reply_fail(
-            r, ldr_fail(&e, LARDER_TIMEOUT, "no answer for \"%.200s\" within %u ms", r->name->text, r->msg->timeout_ms),
-            &e);
+        ldr_ipc_reply_fail(r, k, &e);
     }
     ldr_upload_sweep(ipc->domain, now);
     ipc->next_tick_ns = now + TICK_NS;
@@ -349,54 +369,116 @@ static enum larder_kind make_endpoint_dir(const struct ldr_domain *d, struct lar
     return k;
 }
 
-/* Does somebody accept connections there? Only one agent holds the cache's lock, but endpoints are configured freely.
- */
-static bool somebody_listens(const char *path)
+/* A connection to the socket at `path`, with its half of the handshake sent; -1: nobody listens there. */
+static int connect_to(const char *path)
 {
+    static const char hello[8] = "\0SP\0\0\x30\0";
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool yes;
 
     memcpy(sa.sun_path, path, strlen(path) + 1);
-    yes = fd >= 0 && (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0 || errno == EAGAIN);
-    if (fd >= 0)
-        close(fd);
-    return yes;
+    if (fd >= 0 && (connect(fd, (struct sockaddr *)&sa, sizeof sa) ||
+                    send(fd, hello, sizeof hello, MSG_NOSIGNAL) != (ssize_t)sizeof hello)) {
+        bool full = errno == EAGAIN; /* its backlog: somebody is there */
+
+        if (!full)
+            close(fd);
+        return full ? fd : -1;
+    }
+    return fd;
+}
+
+/* Only one agent holds the cache's lock, but endpoints are configured freely. */
+static bool somebody_listens(const char *path)
+{
+    int fd = connect_to(path);
+
+    if (fd < 0)
+        return false;
+    poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 1000); /* not away in its handshake: see ldr_ipc_watch() */
+    close(fd);
+    return true;
+}
+
+/* A new listener at `path`: bound beside it and moved there, so that `path` always names one that listens, with the
+ * domain's group. */
+static enum larder_kind add_listener(struct ldr_ipc *ipc, struct larder_err *err)
+{
+    char url[sizeof "ipc://" + sizeof ipc->path + 12];
+    const char *beside = url + strlen("ipc://");
+    enum larder_kind k = LARDER_OK;
+    nng_listener l;
+    int rc;
+
+    snprintf(url, sizeof url, "ipc://%s.%u", ipc->path, ++ipc->listeners);
+    unlink(beside);
+    rc = nng_listener_create(&l, ipc->socket, url);
+    if (rc)
+        return ldr_fail(err, LARDER_IO, "could not listen on \"%s\": %s", ipc->path, nng_strerror(rc));
+    rc = nng_listener_set_int(l, NNG_OPT_IPC_PERMISSIONS, 0660);
+    if (!rc)
+        rc = nng_listener_start(l, 0);
+    if (rc)
+        k = ldr_fail(err, LARDER_IO, "could not listen on \"%s\": %s", ipc->path, nng_strerror(rc));
+    else if (ipc->domain->dir->has_group && chown(beside, (uid_t)-1, ipc->domain->dir->group))
+        k = ldr_fail_sys(err, LARDER_IO, "could not give socket \"%s\" to group %u (larder.access.group)", ipc->path,
+                         (unsigned)ipc->domain->dir->group);
+    else if (rename(beside, ipc->path))
+        k = ldr_fail_sys(err, LARDER_IO, "could not make socket \"%s\"", ipc->path);
+    if (k) {
+        nng_listener_close(l);
+        return k;
+    }
+    ipc->bound = true;
+    ipc->listener = l;
+    return LARDER_OK;
 }
 
 static enum larder_kind listen_there(struct ldr_ipc *ipc, struct larder_err *err)
 {
-    char url[sizeof ipc->path + 8];
-    nng_listener l;
     int rc;
 
     if (somebody_listens(ipc->path))
         return ldr_fail(err, LARDER_EXISTS, "another agent listens on \"%s\"", ipc->path);
-    if (unlink(ipc->path) && errno != ENOENT)
-        return ldr_fail_sys(err, LARDER_IO, "could not remove the old socket \"%s\"", ipc->path);
-    snprintf(url, sizeof url, "ipc://%s", ipc->path);
     rc = nng_rep0_open(&ipc->socket);
     ipc->socket_open = rc == 0;
     if (!rc)
         rc = nng_socket_set_size(ipc->socket, NNG_OPT_RECVMAXSZ, LDR_WIRE_REQUEST_MAX);
     if (!rc)
+        rc = nng_pipe_notify(ipc->socket, NNG_PIPE_EV_ADD_POST, pipe_added, ipc);
+    if (!rc)
         rc = nng_pipe_notify(ipc->socket, NNG_PIPE_EV_REM_POST, pipe_gone, ipc);
-    if (!rc)
-        rc = nng_listener_create(&l, ipc->socket, url);
-    if (!rc)
-        rc = nng_listener_set_int(l, NNG_OPT_IPC_PERMISSIONS, 0660);
     /* Contexts first: no client connects to an endpoint where nobody receives. */
     if (!rc && !add_contexts(ipc, LDR_CONTEXTS_FIRST))
         rc = NNG_ENOMEM;
-    if (!rc)
-        rc = nng_listener_start(l, 0);
     if (rc)
         return ldr_fail(err, LARDER_IO, "could not listen on \"%s\": %s", ipc->path, nng_strerror(rc));
-    /* Bound with the agent's own group; the directory above kept others out meanwhile. */
-    if (ipc->domain->dir->has_group && chown(ipc->path, (uid_t)-1, ipc->domain->dir->group))
-        return ldr_fail_sys(err, LARDER_IO, "could not give socket \"%s\" to group %u (larder.access.group)", ipc->path,
-                            (unsigned)ipc->domain->dir->group);
-    return LARDER_OK;
+    return add_listener(ipc, err);
+}
+
+/* nng 1.5 accepts nobody any more once a client has gone away before its handshake was over (mended in nng 1.6). So
+ * each second a connection is made, which must have been accepted a second later; else the listener is replaced. Who
+ * came after its end hangs on it, connected and unheard: it is closed, a second later as others on it are being served.
+ */
+void ldr_ipc_watch(struct ldr_ipc *ipc)
+{
+    struct larder_err e;
+
+    if (ipc->has_old)
+        nng_listener_close(ipc->old);
+    ipc->has_old = false;
+    if (ipc->canary >= 0 && atomic_load(&ipc->added) == ipc->added_before) {
+        ipc->old = ipc->listener;
+        ipc->has_old = add_listener(ipc, &e) == LARDER_OK;
+        if (ipc->has_old)
+            ldr_log(LDR_INFO, "ipc", "the socket did not accept connections: listening anew");
+        else
+            ldr_log(LDR_ERROR, "ipc", "%s", e.msg);
+    }
+    if (ipc->canary >= 0)
+        close(ipc->canary);
+    ipc->added_before = atomic_load(&ipc->added);
+    ipc->canary = connect_to(ipc->path);
 }
 
 enum larder_kind ldr_ipc_new(struct ldr_domain *d, struct ldr_ipc **out, struct larder_err *err)
@@ -408,6 +490,7 @@ enum larder_kind ldr_ipc_new(struct ldr_domain *d, struct ldr_ipc **out, struct 
     if (!ipc)
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     ipc->domain = d;
+    ipc->canary = -1;
     n = snprintf(ipc->path, sizeof ipc->path, "%s/" LDR_NAME_SOCKET, d->cfg->endpoint);
     if (n < 0 || (size_t)n >= sizeof ipc->path)
         k = ldr_fail(err, LARDER_INVALID,
@@ -465,7 +548,10 @@ void ldr_ipc_free(struct ldr_ipc **pipc)
     }
     if (ipc->socket_open)
         nng_close(ipc->socket); /* ends every context's receive or send */
-    unlink(ipc->path);
+    if (ipc->canary >= 0)
+        close(ipc->canary);
+    if (ipc->bound) /* else it may be another agent's */
+        unlink(ipc->path);
     for (unsigned i = 0; i < ipc->n_contexts; i++) {
         struct context *c = ipc->contexts[i];
 

@@ -28,6 +28,8 @@ struct ldr_request {
 /* Bind the socket (its directory is made, its mode and group set) and start the thread. EXISTS: somebody listens there
  * already. INVALID: the path is too long. IO. */
 enum larder_kind ldr_ipc_new(struct ldr_domain *d, struct ldr_ipc **out, struct larder_err *err);
+/* Once a second: sees to it that the endpoint accepts connections. Main thread. */
+void ldr_ipc_watch(struct ldr_ipc *ipc);
 /* No new requests are taken; what waits goes on. Main thread. */
 void ldr_ipc_quiesce(struct ldr_ipc *ipc);
 /* Let the thread finish what waits (nets must have ended their requests by then), join it, close the endpoint. */

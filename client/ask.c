@@ -174,8 +174,10 @@ static enum larder_kind attempt(struct larder *l, ldr_wire_request *req, bool fr
     size_t len = 0;
     enum larder_kind k = LARDER_OK;
 
-    if (!c)
+    if (!c) {
         k = connect_new(l->pool, token, deadline_ns, &c, err);
+        *broke = k == LARDER_UNAVAILABLE; /* in the handshake: nothing of the request left */
+    }
     if (!k)
         k = pack(req, deadline_ns, &packed, &len, err);
     if (!k)
