@@ -23,7 +23,7 @@
 
 bool s3_servers_required(void)
 {
-    const char *v = getenv("LARDER_TEST_REQUIRE_SERVERS");
+    const char *v = getenv("LDR_TEST_REQUIRE_SERVERS");
 
     return v && !strcmp(v, "1");
 }
@@ -228,7 +228,7 @@ int s3_server_waiting(const struct s3_server *s)
 
 bool s3_server_start_versitygw(struct s3_server *s, const char *dir, char *reason, size_t cap)
 {
-    const char *bin = getenv("LARDER_TEST_VERSITYGW"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *bin = getenv("LDR_TEST_VERSITYGW"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char found[PATH_MAX], data[PATH_MAX], iam[PATH_MAX], log[PATH_MAX], bucket[PATH_MAX];
     int64_t deadline = ldr_deadline_ns(START_TIMEOUT_MS);
     bool ready = false;
@@ -282,7 +282,7 @@ bool s3_server_start_versitygw(struct s3_server *s, const char *dir, char *reaso
 
 bool s3_server_start_test(struct s3_server *s, const char *dir, char *reason, size_t cap)
 {
-    const char *root = getenv("LARDER_TEST_ROOT");
+    const char *root = getenv("LDR_TEST_ROOT");
     char script[PATH_MAX], log[PATH_MAX];
     int port = 0, out[2];
     FILE *f;

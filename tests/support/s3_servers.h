@@ -18,13 +18,13 @@ struct s3_server {
 };
 
 /* False: it could not be started, `reason` says why. `dir` (absolute) is where versitygw keeps its files and both write
- * their logs. versitygw is $LARDER_TEST_VERSITYGW, or what the build installed below ${XDG_CACHE_HOME:-~/.cache}; the
- * test server is found from the source root: the working directory, or $LARDER_TEST_ROOT. */
+ * their logs. versitygw is $LDR_TEST_VERSITYGW, or what the build installed below ${XDG_CACHE_HOME:-~/.cache}; the
+ * test server is found from the source root: the working directory, or $LDR_TEST_ROOT. */
 bool s3_server_start_versitygw(struct s3_server *s, const char *dir, char *reason, size_t cap);
 bool s3_server_start_test(struct s3_server *s, const char *dir, char *reason, size_t cap);
 void s3_server_stop(struct s3_server *s);
 
-/* Must a server that cannot be started fail the test? Else it is skipped, loudly ($LARDER_TEST_REQUIRE_SERVERS=1). */
+/* Must a server that cannot be started fail the test? Else it is skipped, loudly ($LDR_TEST_REQUIRE_SERVERS=1). */
 bool s3_servers_required(void);
 
 /* ---- control of the test server; see s3_test_server.py ---- */
