@@ -23,6 +23,9 @@ void ldr_mailbox_release(struct ldr_mailbox *m)
 
 void ldr_mailbox_post(struct ldr_mailbox *m, struct ldr_task *t)
 {
+    void (*wake)(void *user) = m->wake;
+    void *user = m->user;
+
     t->next = NULL;
     pthread_mutex_lock(&m->mtx);
     *m->tail = t;
@@ -30,8 +33,9 @@ void ldr_mailbox_post(struct ldr_mailbox *m, struct ldr_task *t)
     m->count++;
     pthread_cond_signal(&m->cond);
     pthread_mutex_unlock(&m->mtx);
-    if (m->wake)
-        m->wake(m->user);
+    /* The mailbox is not touched any more: the task may have been the last one, after which its owner frees it. */
+    if (wake)
+        wake(user);
 }
 
 struct ldr_task *ldr_mailbox_take(struct ldr_mailbox *m, int64_t deadline_ns)

@@ -1,0 +1,424 @@
+/* domain_stress.c - all threads of a domain at once, made to be run under ThreadSanitizer.
+ *
+ *   domain_stress [--seconds N]     (or LDR_STRESS_SECONDS; default 5)
+ *
+ * The main thread is the ipc thread. Clients ask it for objects, heads and pieces, put, delete, and go away; others
+ * change the index directly and read their own writes; others fill, link and drop blocks on the pool. The store is
+ * fake_backend, which fails now and then. Every answer is checked, and at the end every byte of the ledger and every
+ * block file has to belong to a record. Exit 0: as it should be. */
+#include "common/clock.h"
+#include "common/hash.h"
+#include "tests/support/domain_fixture.h"
+
+#include <inttypes.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLIENTS    6
+#define CHANGERS   2
+#define FILLERS    2
+#define KEYS       12 /* few, so that flights are joined and writes overlap */
+#define STORE_SIZE (300 * 1000)
+#define MIN_STEPS  20 /* of each thread: fewer, and it was not there */
+
+struct stress {
+    struct domain_fixture f;
+    atomic_bool stop;
+    atomic_uint running, wrong;
+    atomic_uint gets, published, heads, chunks, puts, deletes, unknown, changes, fills;
+};
+
+/* of this program: reached from threads and callbacks */
+static struct stress s;
+
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "domain_stress: %s:%d: %s\n", __FILE__, __LINE__, #condition);                             \
+            atomic_fetch_add(&s.wrong, 1);                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+static uint64_t rnd(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+static void wait_for(sem_t *sem)
+{
+    while (sem_wait(sem))
+        ;
+}
+
+/* ---------- clients: what serve.c does, without an endpoint ---------- */
+
+enum what { GET, HEAD, CHUNK, PUT, DELETE, WHATS };
+
+struct job {
+    struct ldr_task task;
+    sem_t done;
+    enum what what;
+    bool leave; /* at once */
+    char uri[32];
+    const char *key;
+    size_t size;
+    uint64_t offset, op_id;
+    struct ldr_waiter waiter;
+    struct ldr_write_waiter write_waiter;
+    bool answered;
+};
+
+static void check_record(const struct job *j)
+{
+    struct ldr_record r;
+
+    if (!domain_find(&s.f, j->uri, &r))
+        return; /* removed meanwhile, or a write of it was under way */
+    if (r.flags & LDR_FLAG_INLINE)
+        CHECK(fake_body_is(j->key, r.payload, r.payload_len));
+    else
+        CHECK(ldr_blocks_intact(&s.f.domain.blocks, &r));
+}
+
+static void fetched(struct ldr_waiter *w, const struct ldr_fetch *fetch)
+{
+    struct job *j = LDR_CONTAINER(w, struct job, waiter);
+    uint8_t bytes[2000];
+    ssize_t n;
+
+    CHECK(!j->answered);
+    j->answered = true;
+    if (fetch->kind) {
+        CHECK(fetch->kind == LARDER_UNAVAILABLE);
+    } else {
+        CHECK(fetch->meta.size_bytes == STORE_SIZE);
+        n = j->what == HEAD ? 0 : ldr_fetch_bytes(fetch, j->offset, bytes, sizeof bytes);
+        if (j->what == GET)
+            CHECK(n == (ssize_t)sizeof bytes && fake_body_is(j->key, bytes, sizeof bytes));
+        if (j->what == CHUNK) {
+            uint8_t whole[4000];
+
+            fake_body(j->key, whole, j->offset + 1000);
+            CHECK(n == 1000 && !memcmp(bytes, whole + j->offset, 1000));
+        }
+        atomic_fetch_add(&s.published, fetch->published);
+        check_record(j);
+    }
+    sem_post(&j->done);
+}
+
+static void written(struct ldr_write_waiter *w, const struct ldr_write_result *r)
+{
+    struct job *j = LDR_CONTAINER(w, struct job, write_waiter);
+
+    CHECK(!j->answered);
+    j->answered = true;
+    CHECK(r->kind == LARDER_OK || r->kind == LARDER_OUTCOME_UNKNOWN);
+    atomic_fetch_add(&s.unknown, r->kind != LARDER_OK);
+    check_record(j);
+    sem_post(&j->done);
+}
+
+static enum larder_kind start_put(struct job *j, struct ldr_name *n)
+{
+    uint8_t *body = malloc(j->size);
+    struct ldr_put_args a = { .op_id = j->op_id, .deadline_ns = LDR_NEVER, .name = n, .size = j->size };
+    enum larder_kind k = LARDER_OK;
+
+    fake_body(j->key, body, j->size);
+    if (j->size <= LDR_WIRE_PART) {
+        a.data = body;
+        a.data_len = j->size;
+    } else {
+        a.upload_id = j->op_id;
+        for (size_t at = 0; at < j->size && !k; at += LDR_WIRE_PART)
+            k = ldr_upload_part(&s.f.domain, j->op_id, j->size, at, body + at,
+                                j->size - at < LDR_WIRE_PART ? j->size - at : LDR_WIRE_PART, NULL);
+    }
+    if (!k)
+        k = ldr_upload_put(&s.f.domain, &a, &j->write_waiter, NULL);
+    free(body);
+    return k;
+}
+
+static void job_on_ipc(struct ldr_task *t)
+{
+    struct job *j = LDR_CONTAINER(t, struct job, task);
+    struct ldr_domain *d = &s.f.domain;
+    struct ldr_name *n = domain_name(&s.f, j->uri);
+    enum larder_kind k = LARDER_OK;
+
+    j->waiter.answer = fetched;
+    j->write_waiter.answer = written;
+    switch (j->what) {
+    case GET:
+        k = ldr_flight_object(d, n, &j->waiter, NULL);
+        break;
+    case HEAD:
+        k = ldr_flight_head(d, n, &j->waiter, NULL);
+        break;
+    case CHUNK:
+        k = ldr_flight_chunk(d, n, j->offset, 1000, "\"any\"", &j->waiter, NULL);
+        break;
+    case PUT:
+        k = start_put(j, n);
+        break;
+    case DELETE:
+        k = ldr_upload_delete(d, j->op_id, LDR_NEVER, n, &j->write_waiter, NULL);
+        break;
+    case WHATS:
+        break;
+    }
+    ldr_name_unref(&n);
+    CHECK(k == LARDER_OK);
+    if (k || j->leave) {
+        ldr_flight_leave(&j->waiter);
+        ldr_upload_leave(&j->write_waiter);
+        sem_post(&j->done);
+    }
+}
+
+static void *client(void *user)
+{
+    atomic_uint *const counts[WHATS] = { &s.gets, &s.heads, &s.chunks, &s.puts, &s.deletes };
+    static const enum what wanted[] = { GET, GET, GET, GET, HEAD, HEAD, CHUNK, PUT, PUT, DELETE };
+    uint64_t state = 0x9e3779b97f4a7c15 * ((uintptr_t)user + 1);
+
+    for (unsigned i = 0; i < MIN_STEPS || !atomic_load(&s.stop); i++) {
+        struct job j = { .task.run = job_on_ipc,
+                         .what = wanted[rnd(&state) % LDR_ARRAY_LEN(wanted)],
+                         .leave = rnd(&state) % 8 == 0,
+                         .size = 1 + rnd(&state) % (rnd(&state) % 2 ? 5000 : STORE_SIZE),
+                         .op_id = (uint64_t)(uintptr_t)user << 40 | (i + 1) };
+
+        snprintf(j.uri, sizeof j.uri, "mem://b/key-%u", (unsigned)(rnd(&state) % KEYS));
+        j.key = j.uri + strlen("mem://b/");
+        j.offset = j.what == CHUNK ? rnd(&state) % 4 * 1000 : 0;
+        sem_init(&j.done, 0, 0);
+        ldr_mailbox_post(&s.f.domain.ipc_box, &j.task);
+        wait_for(&j.done);
+        sem_destroy(&j.done);
+        atomic_fetch_add(counts[j.what], 1);
+    }
+    atomic_fetch_sub(&s.running, 1);
+    return NULL;
+}
+
+/* ---------- changes of the index ---------- */
+
+struct wish {
+    struct ldr_change c;
+    sem_t done;
+};
+
+static void wish_done(struct ldr_change *c)
+{
+    sem_post(&LDR_CONTAINER(c, struct wish, c)->done);
+}
+
+static void change(enum ldr_change_what what, const char *key, const void *p, size_t n)
+{
+    struct wish w = { .c = { .what = what,
+                             .key = key,
+                             .key_len = strlen(key),
+                             .clear_intent = what != LDR_CHANGE_INTENT,
+                             .done = wish_done,
+                             .record = { .flags = LDR_FLAG_INLINE,
+                                         .size_bytes = n,
+                                         .payload = p,
+                                         .payload_len = n,
+                                         .block_log2 = 20 } } };
+
+    w.c.record.id = ldr_index_new_id(s.f.domain.index);
+    sem_init(&w.done, 0, 0);
+    ldr_index_change(s.f.domain.index, &w.c);
+    wait_for(&w.done);
+    CHECK(w.c.kind == LARDER_OK);
+    sem_destroy(&w.done);
+}
+
+static void *changer(void *user)
+{
+    uint64_t state = 0xda942042e4dd58b5 * ((uintptr_t)user + 1);
+    struct ldr_reader *reader = NULL;
+    struct ldr_index_stats stats;
+    char key[40], text[4000];
+    struct ldr_record r;
+    uint64_t txnid;
+
+    CHECK(ldr_reader_open(s.f.domain.index, &reader, NULL) == LARDER_OK);
+    for (unsigned i = 0; i < MIN_STEPS || !atomic_load(&s.stop); i++) {
+        size_t n = rnd(&state) % sizeof text;
+
+        snprintf(key, sizeof key, "mem://own/%u/%u", (unsigned)(uintptr_t)user, (unsigned)(rnd(&state) % 20));
+        memset(text, (int)(rnd(&state) % 256), sizeof text);
+        if (i % 4 == 0)
+            change(LDR_CHANGE_INTENT, key, NULL, 0);
+        change(LDR_CHANGE_PUT, key, text, n);
+        CHECK(ldr_reader_find(reader, key, strlen(key), &r, &txnid) == LARDER_OK && r.payload_len == n &&
+              !memcmp(r.payload, text, n));
+        if (i % 3 == 0) {
+            change(LDR_CHANGE_REMOVE, key, NULL, 0);
+            CHECK(ldr_reader_find(reader, key, strlen(key), &r, &txnid) == LARDER_NOT_FOUND);
+        }
+        ldr_index_stats(s.f.domain.index, &stats);
+        CHECK(stats.objects < 1000);
+        atomic_fetch_add(&s.changes, 1);
+    }
+    ldr_reader_close(&reader);
+    atomic_fetch_sub(&s.running, 1);
+    return NULL;
+}
+
+/* ---------- blocks ---------- */
+
+struct filling {
+    struct ldr_task task;
+    sem_t done;
+    size_t size;
+};
+
+static void fill_on_pool(struct ldr_task *t)
+{
+    struct filling *w = LDR_CONTAINER(t, struct filling, task);
+    struct ldr_blocks *b = &s.f.domain.blocks;
+    struct ldr_record r = { .id = ldr_index_new_id(s.f.domain.index), .size_bytes = w->size, .block_log2 = 24 };
+    uint8_t *p = calloc(1, w->size);
+    struct ldr_fill fill;
+
+    if (ldr_fill_open(b, w->size, &fill, NULL) == LARDER_OK) {
+        CHECK(ldr_fill_write(&fill, p, w->size, NULL) == LARDER_OK);
+        CHECK(ldr_fill_seal(&fill, NULL) == LARDER_OK);
+        if (w->size % 3) {
+            CHECK(ldr_fill_link(&fill, &r.id, 0, NULL) == LARDER_OK);
+            CHECK(ldr_blocks_intact(b, &r));
+            ldr_blocks_drop(b, &r);
+        }
+        ldr_fill_close(&fill);
+    }
+    free(p);
+    sem_post(&w->done);
+}
+
+static void *filler(void *user)
+{
+    uint64_t state = 0xbf58476d1ce4e5b9 * ((uintptr_t)user + 1);
+
+    for (unsigned i = 0; i < MIN_STEPS || !atomic_load(&s.stop); i++) {
+        struct filling w = { .task.run = fill_on_pool, .size = 1 + rnd(&state) % (2 * LDR_MIB) };
+
+        sem_init(&w.done, 0, 0);
+        ldr_pool_post(s.f.pool, &w.task);
+        wait_for(&w.done);
+        sem_destroy(&w.done);
+        atomic_fetch_add(&s.fills, 1);
+    }
+    atomic_fetch_sub(&s.running, 1);
+    return NULL;
+}
+
+/* ---------- mailboxes that end with their last task ---------- */
+
+struct parcel {
+    struct ldr_task task;
+    struct ldr_mailbox *box;
+};
+
+static void *post_once(void *user)
+{
+    struct parcel *p = user;
+
+    ldr_mailbox_post(p->box, &p->task);
+    return NULL;
+}
+
+/* As at the agent's stop: who took the last task may free the mailbox while its poster returns. */
+static void short_lives(void)
+{
+    for (int i = 0; i < 200; i++) {
+        struct parcel p = { .box = malloc(sizeof *p.box) };
+        pthread_t t;
+
+        ldr_mailbox_init(p.box, NULL, NULL);
+        if (pthread_create(&t, NULL, post_once, &p))
+            exit(2);
+        CHECK(ldr_mailbox_take(p.box, LDR_NEVER) == &p.task);
+        ldr_mailbox_release(p.box);
+        free(p.box);
+        pthread_join(t, NULL);
+    }
+}
+
+/* ---------- the program ---------- */
+
+static double seconds_wanted(int argc, char **argv)
+{
+    const char *env = getenv("LDR_STRESS_SECONDS");
+    double n = env ? atof(env) : 5;
+
+    for (int i = 1; i < argc; i++) {
+        if (!strncmp(argv[i], "--seconds=", 10))
+            n = atof(argv[i] + 10);
+        else if (!strcmp(argv[i], "--seconds") && i + 1 < argc)
+            n = atof(argv[++i]);
+        else
+            n = -1;
+    }
+    return n;
+}
+
+static void start(pthread_t *t, void *(*run)(void *), uintptr_t number)
+{
+    if (pthread_create(t, NULL, run, (void *)number)) {
+        fprintf(stderr, "domain_stress: could not start a thread\n");
+        exit(2);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    double seconds = seconds_wanted(argc, argv);
+    pthread_t t[CLIENTS + CHANGERS + FILLERS];
+    char dir[TEST_DIR_MAX];
+    int64_t until;
+    bool sound;
+
+    if (seconds <= 0) {
+        fprintf(stderr, "usage: domain_stress [--seconds N]\n");
+        return 2;
+    }
+    short_lives();
+    test_dir_make(dir);
+    /* Room for a part of it only: refusals are in it, too. */
+    domain_open(&s.f, dir, &(struct domain_options){ .pool_threads = 4, .max_bytes = 24 * LDR_MIB });
+    fake_serve_any(s.f.store, STORE_SIZE, 17);
+    atomic_store(&s.running, LDR_ARRAY_LEN(t));
+    for (uintptr_t i = 0; i < LDR_ARRAY_LEN(t); i++)
+        start(&t[i], i < CLIENTS ? client : i < CLIENTS + CHANGERS ? changer : filler, i + 1);
+    until = ldr_mono_ns() + (int64_t)(seconds * 1e9);
+    while (atomic_load(&s.running)) {
+        struct ldr_task *task = ldr_mailbox_take(&s.f.domain.ipc_box, ldr_mono_ns() + 10 * LDR_NS_PER_MS);
+
+        if (task)
+            task->run(task);
+        if (ldr_mono_ns() >= until)
+            atomic_store(&s.stop, true);
+        CHECK(ldr_mono_ns() < until + 120 * LDR_NS_PER_S || (abort(), false)); /* somebody was never answered */
+    }
+    for (size_t i = 0; i < LDR_ARRAY_LEN(t); i++)
+        pthread_join(t[i], NULL);
+    sound = domain_close(&s.f);
+    test_dir_remove(dir);
+    printf(
+        "domain_stress: %u gets (%u published), %u heads, %u pieces, %u puts, %u deletes (%u unknown), %u changes, %u "
+        "fills: %u wrong, %s\n",
+        atomic_load(&s.gets), atomic_load(&s.published), atomic_load(&s.heads), atomic_load(&s.chunks),
+        atomic_load(&s.puts), atomic_load(&s.deletes), atomic_load(&s.unknown), atomic_load(&s.changes),
+        atomic_load(&s.fills), atomic_load(&s.wrong), sound ? "all accounted for" : "NOT all accounted for");
+    return atomic_load(&s.wrong) || !sound;
+}

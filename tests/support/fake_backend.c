@@ -1,0 +1,301 @@
+/* fake_backend.c - see fake_backend.h. */
+#include "tests/support/fake_backend.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define ANSWERS_MAX 16
+#define HELD_MAX    256
+
+struct fake_backend {
+    struct ldr_backend base;
+    void (*on_op)(void *user, const struct ldr_op *op);
+    void *user;
+    pthread_mutex_t mtx;
+    /* under mtx */
+    struct fake_answer answers[LDR_OP_WHATS][ANSWERS_MAX];
+    size_t n_answers[LDR_OP_WHATS], next[LDR_OP_WHATS];
+    unsigned seen[LDR_OP_WHATS];
+    struct ldr_op *held[HELD_MAX];
+    size_t n_held;
+    bool hold, any;
+    uint64_t any_size;
+    unsigned any_fail_every, any_count;
+};
+
+/* ---- the answers ---- */
+
+static uint8_t any_byte(const char *key, size_t n, uint64_t i)
+{
+    return (uint8_t)(key[i % n] + i / n);
+}
+
+void fake_body(const char *key, void *out, uint64_t size)
+{
+    size_t n = strlen(key);
+
+    for (uint64_t i = 0; i < size; i++)
+        ((uint8_t *)out)[i] = any_byte(key, n, i);
+}
+
+bool fake_body_is(const char *key, const void *p, uint64_t size)
+{
+    const uint8_t *b = p;
+    size_t n = strlen(key);
+
+    for (uint64_t i = 0; i < size; i++)
+        if (b[i] != any_byte(key, n, i))
+            return false;
+    return true;
+}
+
+static struct fake_answer pick(struct fake_backend *f, const struct ldr_op *op)
+{
+    struct fake_answer a = { .kind = LARDER_INTERNAL };
+
+    pthread_mutex_lock(&f->mtx);
+    if (f->any) {
+        a = (struct fake_answer){ .size = f->any_size, .validator = "\"any\"" };
+        if (f->any_fail_every && ++f->any_count % f->any_fail_every == 0)
+            a = (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .sent = true };
+    } else if (f->n_answers[op->what]) {
+        a = f->answers[op->what][f->next[op->what]];
+        if (f->next[op->what] + 1 < f->n_answers[op->what])
+            f->next[op->what]++;
+    }
+    pthread_mutex_unlock(&f->mtx);
+    return a;
+}
+
+static void describe(struct ldr_op *op, const struct fake_answer *a)
+{
+    op->meta.size_bytes = a->size;
+    op->meta.last_modified_s = 1700000000;
+    if (a->validator)
+        ldr_meta_add_text(&op->meta, LDR_TAG_VALIDATOR, a->validator);
+}
+
+static enum larder_kind deliver(struct ldr_op *op, const struct fake_answer *a)
+{
+    uint64_t from = op->ranged ? op->offset : 0, len = op->ranged ? op->length : a->size;
+    uint64_t until;
+    uint8_t *made = NULL;
+    const uint8_t *body = a->body;
+    enum larder_kind k;
+
+    if (from > a->size)
+        return ldr_fail(&op->err, LARDER_INVALID, "range behind the end");
+    if (len > a->size - from)
+        len = a->size - from;
+    if (!body && len) { /* fake_serve_any() */
+        made = malloc(a->size);
+        if (!made)
+            abort();
+        fake_body(op->key, made, a->size);
+        body = made;
+    }
+    describe(op, a);
+    k = op->sink->begin(op->sink, &op->meta, from, len, &op->err);
+    if (a->pause_ms)
+        nanosleep(&(struct timespec){ .tv_nsec = a->pause_ms * 1000000L }, NULL);
+    until = a->cut_at && a->cut_at < len ? a->cut_at : len;
+    for (uint64_t at = 0; !k && at < until;) {
+        size_t n = until - at < 100 * LDR_KIB ? (size_t)(until - at) : 100 * LDR_KIB;
+
+        k = op->sink->write(op->sink, body + from + at, n, &op->err);
+        op->bytes_in += n;
+        at += n;
+    }
+    if (!k && a->more)
+        k = op->sink->write(op->sink, "!", 1, &op->err);
+    if (!k && until < len)
+        k = ldr_fail(&op->err, LARDER_UNAVAILABLE, "the connection ended after %" PRIu64 " bytes", until);
+    free(made);
+    return k;
+}
+
+static void answer(struct fake_backend *f, struct ldr_op *op)
+{
+    struct fake_answer a = pick(f, op);
+    enum larder_kind k = a.kind;
+
+    op->requests++;
+    op->retry_after_ms = a.retry_after_ms;
+    op->sent = a.sent || (!k && (op->what == LDR_OP_PUT || op->what == LDR_OP_DELETE));
+    if (k) {
+        ldr_fail_http(&op->err, k, a.http, "the fake store says %s", larder_kind_name(k));
+    } else if (op->what == LDR_OP_GET) {
+        k = deliver(op, &a);
+    } else {
+        if (op->what == LDR_OP_PUT)
+            a.size = op->size_bytes;
+        describe(op, &a);
+    }
+    ldr_op_done(op, k);
+}
+
+/* ---- the vtable ---- */
+
+static void arrived(struct ldr_backend *b, struct ldr_op *op)
+{
+    struct fake_backend *f = LDR_CONTAINER(b, struct fake_backend, base);
+    bool hold;
+
+    if (f->on_op)
+        f->on_op(f->user, op);
+    pthread_mutex_lock(&f->mtx);
+    f->seen[op->what]++;
+    hold = f->hold && f->n_held < HELD_MAX && !ldr_net_stopping(f->base.env.net);
+    if (hold)
+        f->held[f->n_held++] = op;
+    pthread_mutex_unlock(&f->mtx);
+    if (!hold)
+        answer(f, op);
+}
+
+static void closed(struct ldr_backend *b)
+{
+    (void)b;
+}
+
+static uint64_t fingerprint(const struct ldr_backend *b)
+{
+    (void)b;
+    return 42;
+}
+
+static const struct ldr_backend_ops fake_ops = { .kind = "fake",
+                                                 .caps = LDR_CAP_RANGE | LDR_CAP_IF_MATCH,
+                                                 .close = closed,
+                                                 .get = arrived,
+                                                 .head = arrived,
+                                                 .put = arrived,
+                                                 .del = arrived,
+                                                 .fingerprint = fingerprint };
+
+/* ---- what a test does ---- */
+
+struct fake_backend *fake_new(struct ldr_net *net, struct ldr_pool *pool)
+{
+    struct fake_backend *f = calloc(1, sizeof *f);
+
+    if (!f)
+        abort();
+    f->base = (struct ldr_backend){ .ops = &fake_ops, .env = { .net = net, .pool = pool } };
+    pthread_mutex_init(&f->mtx, NULL);
+    return f;
+}
+
+void fake_free(struct fake_backend **f)
+{
+    if (!*f)
+        return;
+    pthread_mutex_destroy(&(*f)->mtx);
+    free(*f);
+    *f = NULL;
+}
+
+struct ldr_backend *fake_base(struct fake_backend *f)
+{
+    return &f->base;
+}
+
+void fake_say(struct fake_backend *f, enum ldr_op_what what, struct fake_answer a)
+{
+    pthread_mutex_lock(&f->mtx);
+    if (f->n_answers[what] == ANSWERS_MAX)
+        abort();
+    f->answers[what][f->n_answers[what]++] = a;
+    pthread_mutex_unlock(&f->mtx);
+}
+
+void fake_silence(struct fake_backend *f, enum ldr_op_what what)
+{
+    pthread_mutex_lock(&f->mtx);
+    f->n_answers[what] = f->next[what] = 0;
+    pthread_mutex_unlock(&f->mtx);
+}
+
+void fake_serve_any(struct fake_backend *f, uint64_t size, unsigned fail_every)
+{
+    pthread_mutex_lock(&f->mtx);
+    f->any = true;
+    f->any_size = size;
+    f->any_fail_every = fail_every;
+    pthread_mutex_unlock(&f->mtx);
+}
+
+void fake_on_op(struct fake_backend *f, void (*on_op)(void *user, const struct ldr_op *op), void *user)
+{
+    f->on_op = on_op;
+    f->user = user;
+}
+
+struct release {
+    struct ldr_task task;
+    struct fake_backend *fake;
+    struct ldr_op *op;
+};
+
+static void release_on_net(struct ldr_task *t)
+{
+    struct release *r = LDR_CONTAINER(t, struct release, task);
+
+    answer(r->fake, r->op);
+    free(r);
+}
+
+bool fake_let(struct fake_backend *f)
+{
+    struct ldr_op *op = NULL;
+    struct release *r;
+
+    pthread_mutex_lock(&f->mtx);
+    if (f->n_held) {
+        op = f->held[0];
+        memmove(f->held, f->held + 1, --f->n_held * sizeof f->held[0]);
+    }
+    pthread_mutex_unlock(&f->mtx);
+    if (!op)
+        return false;
+    r = malloc(sizeof *r);
+    if (!r)
+        abort();
+    *r = (struct release){ .task.run = release_on_net, .fake = f, .op = op };
+    ldr_net_post(f->base.env.net, &r->task);
+    return true;
+}
+
+void fake_hold(struct fake_backend *f, bool hold)
+{
+    pthread_mutex_lock(&f->mtx);
+    f->hold = hold;
+    pthread_mutex_unlock(&f->mtx);
+    while (!hold && fake_let(f)) {
+    }
+}
+
+unsigned fake_seen(struct fake_backend *f, enum ldr_op_what what)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&f->mtx);
+    n = f->seen[what];
+    pthread_mutex_unlock(&f->mtx);
+    return n;
+}
+
+unsigned fake_held(struct fake_backend *f)
+{
+    unsigned n;
+
+    pthread_mutex_lock(&f->mtx);
+    n = (unsigned)f->n_held;
+    pthread_mutex_unlock(&f->mtx);
+    return n;
+}

@@ -1,0 +1,51 @@
+/* fake_backend.h - a store whose answers the test sets: the vtable of backend.h over a script.
+ * Each kind of op has a list of answers; they are given in order, the last one again and again. While the store is
+ * held, ops pile up and the test lets them go. Functions: any thread; answers are given on the net thread. */
+#ifndef LDR_TEST_FAKE_BACKEND_H
+#define LDR_TEST_FAKE_BACKEND_H
+
+#include "backends/backend.h"
+
+struct fake_answer {
+    enum larder_kind kind; /* OK: `body` and its metadata are given; else failed with this */
+    int http;
+    uint32_t retry_after_ms;
+    bool sent;             /* op->sent; an OK put or delete always was */
+    const void *body;      /* get, head; borrowed for the life of the store */
+    uint64_t size;         /* of the object */
+    uint64_t cut_at;       /* not 0: the connection ends after so many bytes of a get */
+    const char *validator; /* NULL: none */
+    unsigned pause_ms;     /* of a get, between its head and its first byte */
+    bool more;             /* one byte more than announced: a backend that breaks its rules */
+};
+
+struct fake_backend;
+
+/* `pool` may be NULL. Never fails: it ends the process. */
+struct fake_backend *fake_new(struct ldr_net *net, struct ldr_pool *pool);
+void fake_free(struct fake_backend **f); /* after its last op */
+struct ldr_backend *fake_base(struct fake_backend *f);
+
+/* Add an answer; without any an op fails as INTERNAL. `what`: GET, HEAD, PUT or DELETE. */
+void fake_say(struct fake_backend *f, enum ldr_op_what what, struct fake_answer a);
+/* Forget the answers of an op, to give others. */
+void fake_silence(struct fake_backend *f, enum ldr_op_what what);
+/* Answer get and head with bytes made from the key, checked by fake_body_is(); put and delete are OK. Of `fail_every`
+ * ops (0: none) one fails with UNAVAILABLE after it was sent. For stress. */
+void fake_serve_any(struct fake_backend *f, uint64_t size, unsigned fail_every);
+void fake_body(const char *key, void *out, uint64_t size);
+bool fake_body_is(const char *key, const void *p, uint64_t size);
+
+/* Called on the net thread with each op before it is answered (or held); NULL: nothing. Set while no op is under way.
+ */
+void fake_on_op(struct fake_backend *f, void (*on_op)(void *user, const struct ldr_op *op), void *user);
+
+/* From now on ops wait for fake_let(); false: those that wait go, and later ones are answered at once. */
+void fake_hold(struct fake_backend *f, bool hold);
+/* Let the oldest op that waits go. False: there is none. */
+bool fake_let(struct fake_backend *f);
+/* Ops that ever arrived, and that wait now. */
+unsigned fake_seen(struct fake_backend *f, enum ldr_op_what what);
+unsigned fake_held(struct fake_backend *f);
+
+#endif
