@@ -86,6 +86,15 @@ static void count(struct ldr_attempt *a)
     op->bytes_in = op->bytes_out = 0;
 }
 
+/* A failure after the request left may have changed the store all the same. */
+static bool outcome_unknown(const struct ldr_op *op)
+{
+    if (!op->sent || op->err.http == 429 || op->err.http == 503)
+        return false;
+    return op->kind == LARDER_UNAVAILABLE || op->kind == LARDER_TIMEOUT || op->kind == LARDER_CANCELLED ||
+           op->kind == LARDER_CORRUPT || op->kind == LARDER_INTERNAL;
+}
+
 static void attempt_done(struct ldr_op *op)
 {
     struct ldr_attempt *a = op->user;
@@ -93,6 +102,7 @@ static void attempt_done(struct ldr_op *op)
     count(a);
     a->tries++;
     a->was_sent |= op->sent;
+    a->unsure |= outcome_unknown(op);
     if (again(a)) {
         ldr_log(LDR_DEBUG, "fetch", "trying again uri=\"%s\" try=%u kind=%s reason=\"%s\"", op->uri, a->tries,
                 larder_kind_name(op->kind), op->err.msg);
@@ -109,7 +119,7 @@ static void attempt_done(struct ldr_op *op)
 void ldr_attempt_start(struct ldr_attempt *a)
 {
     a->tries = 0;
-    a->was_sent = false;
+    a->was_sent = a->unsure = false;
     a->op.done = attempt_done;
     a->op.user = a;
     a->timer.run = submit_on_net;

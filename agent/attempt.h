@@ -13,6 +13,7 @@ struct ldr_attempt {
     struct ldr_counters *counters;
     bool once_sent_is_final; /* a request that may have changed the store is not sent again (create_only) */
     bool was_sent;           /* any attempt may have reached the store, results: see ldr_op */
+    bool unsure;             /* of one that did nobody knows whether the store carried it out */
     unsigned tries;
     struct ldr_task timer;
     void (*done)(struct ldr_attempt *a); /* exactly once, on net or pool thread */

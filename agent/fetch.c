@@ -58,6 +58,7 @@ static enum larder_kind sink_begin(struct ldr_sink *s, const struct ldr_meta *me
     ldr_fill_close(&f->fill);
     f->cut = f->whole = false;
     f->why[0] = '\0';
+    f->confirmed_ns = ldr_boot_ns();
     if (!ldr_meta_copy(&f->meta, meta))
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     if (f->what == LDR_FETCH_CHUNK)
@@ -94,6 +95,8 @@ static enum larder_kind sink_write(struct ldr_sink *s, const void *p, size_t n, 
     f->mem_len += n < room ? n : room;
     if (n <= room)
         return LARDER_OK;
+    if (f->what == LDR_FETCH_OBJECT && !f->why[0]) /* a small object, of which all is kept */
+        return ldr_fail(err, LARDER_CORRUPT, "more bytes arrived than the %zu announced", f->mem_cap);
     f->cut = true; /* the first bytes are all that is kept of this one; the client asks for the rest in pieces */
     return ldr_fail(err, LARDER_CANCELLED, "no more bytes are wanted");
 }
@@ -123,7 +126,7 @@ static void publish(struct ldr_fetch *f)
         r->payload_len = f->mem_len;
         r->payload_hash = ldr_hash64(f->mem, f->mem_len);
     }
-    ldr_fresh_set(r, f->name->policy, ldr_index_boot(f->domain->index), ldr_boot_ns());
+    ldr_fresh_set(r, f->name->policy, ldr_index_boot(f->domain->index), f->confirmed_ns);
     f->change.what = LDR_CHANGE_PUT;
     f->change.key = f->name->ikey;
     f->change.key_len = f->name->ikey_len;

@@ -34,6 +34,7 @@ struct ldr_fetch {
     struct ldr_fill fill; /* open: the bytes are (going) there */
     uint8_t *mem;         /* or here: a small object, or the first bytes of one that is not kept */
     uint64_t mem_offset;  /* of mem[0] in the object */
+    int64_t confirmed_ns; /* CLOCK_BOOTTIME when the answer's head was in: freshness counts from here */
     size_t mem_len, mem_cap;
     bool cut;     /* the rest of the body is not wanted */
     bool whole;   /* all bytes of the object are in mem or fill */

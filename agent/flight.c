@@ -28,8 +28,9 @@ struct ldr_keystate {
     UT_hash_handle hh;
     struct ldr_name *name;
     struct ldr_flight *flights;
-    unsigned writes; /* under way */
-    bool overlap;    /* two were, since there was none */
+    unsigned writes;    /* under way */
+    unsigned unsettled; /* of these, that will still post a change */
+    bool overlap;       /* two were, since there was none */
 };
 
 struct ldr_flights {
@@ -208,6 +209,7 @@ enum larder_kind ldr_flight_write_begin(struct ldr_domain *d, struct ldr_name *n
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     if (k->writes++)
         k->overlap = true;
+    k->unsettled++;
     detach(k);
     *out = k;
     return LARDER_OK;
@@ -218,9 +220,10 @@ bool ldr_flight_write_alone(const struct ldr_keystate *k)
     return !k->overlap;
 }
 
-bool ldr_flight_write_last(const struct ldr_keystate *k)
+bool ldr_flight_write_settle(struct ldr_keystate *k)
 {
-    return k->writes == 1;
+    assert(k->unsettled > 0);
+    return --k->unsettled == 0;
 }
 
 void ldr_flight_write_end(struct ldr_domain *d, struct ldr_keystate **pk)
@@ -229,8 +232,10 @@ void ldr_flight_write_end(struct ldr_domain *d, struct ldr_keystate **pk)
 
     assert(k->writes > 0);
     detach(k);
-    if (--k->writes == 0)
+    if (--k->writes == 0) {
         k->overlap = false;
+        k->unsettled = 0;
+    }
     key_put(d->flights, k);
     *pk = NULL;
 }

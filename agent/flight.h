@@ -38,8 +38,9 @@ enum larder_kind ldr_flight_write_begin(struct ldr_domain *d, struct ldr_name *n
                                         struct larder_err *err);
 /* Was this write alone from its begin to now? Otherwise it does not fill the cache. */
 bool ldr_flight_write_alone(const struct ldr_keystate *k);
-/* Is it the last one under way (so that its change clears the intent)? */
-bool ldr_flight_write_last(const struct ldr_keystate *k);
+/* Its last change is about to be posted, once: is no other write left that will post one (so that this one clears the
+ * intent)? */
+bool ldr_flight_write_settle(struct ldr_keystate *k);
 /* It is over: before it is answered. *k becomes NULL. */
 void ldr_flight_write_end(struct ldr_domain *d, struct ldr_keystate **k);
 

@@ -115,6 +115,8 @@ enum larder_kind ldr_upload_part(struct ldr_domain *d, uint64_t upload_id, uint6
     struct body *b;
 
     HASH_FIND(hh, u->bodies, &upload_id, sizeof upload_id, b);
+    if (!b && offset)
+        return ldr_fail(err, LARDER_INVALID, "part of an upload of which nothing is known");
     if (!b)
         k = body_new(d, upload_id, size, &b, err);
     if (k)
@@ -130,9 +132,13 @@ enum larder_kind ldr_upload_part(struct ldr_domain *d, uint64_t upload_id, uint6
         k = ldr_fill_write(&b->fill, data, len, err);
     else if (pwrite(b->memfd, data, len, (off_t)offset) != (ssize_t)len)
         k = ldr_fail_sys(err, LARDER_IO, "could not keep a part of an upload");
-    if (!k)
-        b->received += len;
-    return k;
+    if (k) { /* unsure what is in it */
+        HASH_DEL(u->bodies, b);
+        body_free(b);
+        return k;
+    }
+    b->received += len;
+    return LARDER_OK;
 }
 
 void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id)
@@ -192,7 +198,7 @@ static void write_answer(struct ldr_write *w)
     struct ldr_uploads *u = d->uploads;
     struct ldr_write_result r = { .kind = w->kind,
                                   .err = &w->err,
-                                  .meta = w->kind ? NULL : &w->meta,
+                                  .meta = w->kind || !w->is_put ? NULL : &w->meta,
                                   .txnid = w->change.txnid,
                                   .id = w->publishing && w->change.kind == LARDER_OK ? &w->id : NULL };
 
@@ -237,7 +243,7 @@ static void settled_on_index(struct ldr_change *c)
 static void settle(struct ldr_write *w)
 {
     struct ldr_change *c = &w->change;
-    bool last = ldr_flight_write_last(w->key);
+    bool last = ldr_flight_write_settle(w->key);
 
     if (!ldr_flight_write_alone(w->key))
         w->publishing = false; /* nobody knows whose bytes the store kept */
@@ -327,17 +333,6 @@ static void keep_on_pool(struct ldr_task *t)
     ldr_mailbox_post(&d->ipc_box, t);
 }
 
-/* A failure after the request left may have changed the store all the same. */
-static bool unknown_outcome(const struct ldr_attempt *a)
-{
-    const struct ldr_op *op = &a->op;
-
-    if (!a->was_sent || op->err.http == 429 || op->err.http == 503)
-        return false;
-    return op->kind == LARDER_UNAVAILABLE || op->kind == LARDER_TIMEOUT || op->kind == LARDER_CANCELLED ||
-           op->kind == LARDER_CORRUPT || op->kind == LARDER_INTERNAL;
-}
-
 static void answered_on_ipc(struct ldr_task *t)
 {
     struct ldr_write *w = LDR_CONTAINER(t, struct ldr_write, task);
@@ -347,7 +342,7 @@ static void answered_on_ipc(struct ldr_task *t)
 
     w->kind = op->kind;
     w->err = op->err;
-    if (op->kind && unknown_outcome(&w->attempt))
+    if (op->kind && w->attempt.unsure && !(op->what == LDR_OP_DELETE && op->kind == LARDER_NOT_FOUND))
         w->kind = ldr_fail(&w->err, LARDER_OUTCOME_UNKNOWN, "whether \"%.200s\" was %s is not known: %.200s", op->uri,
                            w->is_put ? "written" : "deleted", op->err.msg);
     if (op->kind || !w->is_put || !ldr_flight_write_alone(w->key)) {
@@ -416,10 +411,12 @@ static void sealed_on_ipc(struct ldr_task *t)
 {
     struct ldr_write *w = LDR_CONTAINER(t, struct ldr_write, task);
 
-    if (w->kind)
+    if (!w->kind)
+        intend(w);
+    else if (ldr_flight_write_alone(w->key))
         write_answer(w); /* nothing was sent, no intent made */
     else
-        intend(w);
+        settle(w); /* another write may leave its intent to this one */
 }
 
 /* A block is sealed before its first byte is hashed or uploaded: what is sent is what is cached. */
@@ -504,6 +501,18 @@ static enum larder_kind write_start(struct ldr_write *w, struct ldr_write_waiter
     return LARDER_OK;
 }
 
+/* What names a version, or the object itself, is not the client's to say: the first field of a tag counts. */
+static bool fields_allowed(const uint8_t *fields, size_t len)
+{
+    struct ldr_field f;
+    size_t pos = 0;
+
+    while (ldr_fields_next(fields, len, &pos, &f))
+        if (f.tag == LDR_TAG_VALIDATOR || f.tag == LDR_TAG_ETAG || f.tag == LDR_TAG_VERSION || f.tag == LDR_TAG_KEY)
+            return false;
+    return true;
+}
+
 enum larder_kind ldr_upload_put(struct ldr_domain *d, const struct ldr_put_args *a, struct ldr_write_waiter *ww,
                                 struct larder_err *err)
 {
@@ -516,6 +525,8 @@ enum larder_kind ldr_upload_put(struct ldr_domain *d, const struct ldr_put_args 
     if (a->create_only && !(a->name->backend->ops->caps & LDR_CAP_CREATE_ONLY))
         return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot write only where nothing is",
                         a->name->backend->ops->kind);
+    if (!fields_allowed(a->fields, a->fields_len))
+        return ldr_fail(err, LARDER_INVALID, "metadata of \"%.200s\" that only its store can give", a->name->text);
     k = write_new(d, a->op_id, a->deadline_ns, a->name, &w, err);
     if (k)
         return k;
