@@ -98,6 +98,8 @@ static enum larder_kind open_cache(struct ldr_domain *d, struct larder_err *err)
         if (d->dir) {
             ldr_log(LDR_WARN, "agent", "the index is damaged, a new one is made reason=\"%s\"", err->msg);
             ldr_cache_dir_close(&d->dir);
+            atomic_store(&d->space.bytes, 0); /* what the first try found is not there any more */
+            atomic_store(&d->space.files, 0);
         }
         k = ldr_cache_dir_open(cfg->cache_dir, cfg->has_group, cfg->group, &d->dir, err);
         if (!k)
@@ -172,6 +174,7 @@ void ldr_agent_tick(struct ldr_agent *a)
 {
     struct larder_err e;
 
+    ldr_ipc_watch(a->domain.ipc);
     if (a->good_run || ldr_mono_ns() - a->domain.started_ns < GOOD_RUN_NS)
         return;
     a->good_run = true;

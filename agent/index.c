@@ -21,6 +21,7 @@
 #define BATCH_BYTES   (2 * LDR_MIB)
 #define BATCH_GAP_NS  (2 * LDR_NS_PER_MS)
 #define READERS       64
+#define MAP_SPARE     (128 * LDR_MIB) /* of the map, beside twice the budget */
 #define ENV_FLAGS     (MDB_NOTLS | MDB_NOSYNC | MDB_NOMETASYNC | MDB_NORDAHEAD) /* no WRITEMAP, no NOMEMINIT */
 
 /* Key 01 's': what the index holds, so that a start need not count. In the transaction that changes it. */
@@ -59,10 +60,23 @@ struct ldr_reader {
 
 static uint64_t map_size(const struct ldr_index_cfg *cfg)
 {
-    uint64_t size = 2 * cfg->inline_bytes + 128 * LDR_MIB;
+    uint64_t size = 2 * cfg->inline_bytes + MAP_SPARE;
 
     size = (size + LDR_MIB - 1) / LDR_MIB * LDR_MIB;
     return size > LDR_MAP_MAX ? LDR_MAP_MAX : size;
+}
+
+/* The map of a generation is constant, the configured budget is not: what this map is large enough for. */
+static void bound_budget(struct ldr_index *x)
+{
+    uint64_t most = x->hdr->mapsize > MAP_SPARE ? (x->hdr->mapsize - MAP_SPARE) / 2 : 0;
+
+    if (x->cfg.inline_bytes <= most)
+        return;
+    ldr_log(LDR_WARN, "index",
+            "this cache was made for less: larder.cache.inline_size is bounded configured=%" PRIu64 " bytes=%" PRIu64,
+            x->cfg.inline_bytes, most);
+    x->cfg.inline_bytes = most;
 }
 
 static enum larder_kind make_hdr(const struct ldr_index *x, int fd, struct larder_err *err)
@@ -101,9 +115,11 @@ static enum larder_kind open_hdr(struct ldr_index *x, struct larder_err *err)
         }
     }
     close(fd);
-    /* A clean restart of the machine: what is kept stays, and nothing that depends on the clock is fresh. */
-    if (!k)
+    if (!k) {
+        /* A clean restart of the machine: what is kept stays, and nothing that depends on the clock is fresh. */
         x->hdr->boot = x->dir->format.boot;
+        bound_budget(x);
+    }
     return k;
 }
 
@@ -629,6 +645,7 @@ static int drop_scheme(struct ldr_index *x, MDB_txn *txn, MDB_cursor *cur, const
 
 enum larder_kind ldr_index_repair(struct ldr_index *x, const char *const *drop, struct larder_err *err)
 {
+    struct ldr_index_stats before = x->stats;
     size_t intents = 0, i = 0;
     bool more = true, first = true;
     int rc = 0;
@@ -667,6 +684,9 @@ enum larder_kind ldr_index_repair(struct ldr_index *x, const char *const *drop, 
         ldr_log(LDR_INFO, "index", "writes that an earlier run did not finish: their objects are dropped count=%zu",
                 intents);
     charge_extent(x);
+    /* The files of what was dropped are nobody's now, as are others that the sweep finds. */
+    atomic_fetch_sub(&x->space->bytes, before.block_bytes - x->stats.block_bytes);
+    atomic_fetch_sub(&x->space->files, before.blocks - x->stats.blocks);
     publish_stats(x);
     return LARDER_OK;
 }
@@ -772,10 +792,12 @@ bool ldr_reader_has_block(struct ldr_reader *r, const struct ldr_id *id, uint32_
 {
     uint8_t key[LDR_BLOCK_KEY_LEN];
     MDB_val val;
+    int rc;
 
     ldr_block_key(id, block, key);
-    if (reader_get(r, key, sizeof key, &val))
-        return false;
+    rc = reader_get(r, key, sizeof key, &val);
+    if (rc)
+        return rc != MDB_NOTFOUND; /* who cannot be asked may own it */
     mdb_txn_reset(r->txn);
     return true;
 }

@@ -106,7 +106,7 @@ static void read_done_on_ipc(struct ldr_task *t)
     struct ldr_request *r = j->request;
     struct larder_err e;
 
-    if (j->got < 0)
+    if (j->got != (ssize_t)j->want) /* it was as long as recorded when it was opened */
         ldr_ipc_reply_fail(r, ldr_fail(&e, LARDER_IO, "could not read \"%.200s\" from the cache", r->name->text), &e);
     else
         reply_bytes(r, &j->meta, j->offset, j->bytes, (size_t)j->got, "", j->txnid, &j->id);
