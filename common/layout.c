@@ -181,10 +181,21 @@ void ldr_gen_name(uint64_t generation, char out[LDR_GEN_NAME_MAX])
 
 void ldr_block_name(const struct ldr_id *id, uint32_t block, char out[LDR_BLOCK_NAME_MAX])
 {
-    char hex[33];
+    char digits[10], *p = out;
+    size_t n = sizeof digits;
 
-    ldr_hex(id->b, sizeof id->b, hex);
-    snprintf(out, LDR_BLOCK_NAME_MAX, LDR_NAME_BLOCKS "/%s/%s.%" PRIu32, hex + 30, hex, block);
+    /* On the way of every first open: no printf. */
+    p = mempcpy(p, LDR_NAME_BLOCKS "/", sizeof LDR_NAME_BLOCKS);
+    ldr_hex(id->b + 15, 1, p);
+    p[2] = '/';
+    ldr_hex(id->b, sizeof id->b, p + 3);
+    p += 3 + 2 * sizeof id->b;
+    *p++ = '.';
+    do
+        digits[--n] = (char)('0' + block % 10);
+    while (block /= 10);
+    p = mempcpy(p, digits + n, sizeof digits - n);
+    *p = '\0';
 }
 
 bool ldr_fs_suitable(long f_type, const char **name)
