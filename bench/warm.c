@@ -42,7 +42,7 @@ static const char help[] =
     "usage: warm [options]: what a warm read costs (docs/performance.md)\n"
     "  --dir DIR            make the data below DIR (default: /dev/shm if there is room, else $TMPDIR, else /tmp)\n"
     "  --json FILE          write all figures to FILE\n"
-    "  --reps N             repetitions (default 11)\n"
+    "  --reps N             repetitions (default 9)\n"
     "  --secs S             seconds of one slice: a contestant, a mode, a repetition (default 0.2)\n"
     "  --only SET,...       of 256B-100k, 256B-1M, 4K-100k, 64K-2k, 1M-200, 64K-20k\n"
     "  --contestants C,...  of larder, larder-into, larder-first, lmdb, held, open+mmap, open+keep, (loop)\n"
@@ -184,7 +184,7 @@ static void measure_set(const struct options *o, struct warm_run *run, const str
             for (unsigned i = 0; i < 2; i++)
                 warm_client_start(&client[w][i], set, &warm_contestants[w], dir);
         }
-    fprintf(stderr, "%s: reading, %.0f s ...\n", set->name, run->reps * modes * n * run->secs * 1.1);
+    fprintf(stderr, "%s: reading, %.0f s ...\n", set->name, run->reps * modes * n * run->secs * 2);
     for (unsigned rep = 0; rep < run->reps; rep++)
         for (unsigned mode = 0; mode < modes; mode++)
             for (unsigned i = 0; i < n; i++) {
@@ -389,7 +389,7 @@ static void parse(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = { .secs = 0.2, .reps = 11, .cpu = -1 };
+    struct options o = { .secs = 0.2, .reps = 9, .cpu = -1 };
     char self[PATH_MAX], dir[WARM_PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     int status;
