@@ -23,6 +23,7 @@ struct ldr_request {
     bool waiting; /* on a flight or a write: it may time out, or its client may go away */
     struct ldr_waiter waiter;
     struct ldr_write_waiter write_waiter;
+    struct ldr_part part;
 };
 
 /* Bind the socket (its directory is made, its mode and group set) and start the thread. EXISTS: somebody listens there

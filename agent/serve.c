@@ -521,16 +521,32 @@ static void reply_done(struct ldr_request *r)
     ldr_ipc_reply(r, &m);
 }
 
+static void part_answer(struct ldr_part *part, enum larder_kind k, const struct larder_err *err)
+{
+    struct ldr_request *r = LDR_CONTAINER(part, struct ldr_request, part);
+
+    if (k)
+        ldr_ipc_reply_fail(r, k, err);
+    else
+        reply_done(r);
+}
+
+/* Not among those that wait: it is answered soon, whoever still listens. */
 static void serve_part(struct ldr_request *r)
 {
     const Larder__Wire__PutPart *p = r->msg->put_part;
     struct larder_err e;
-    enum larder_kind k = ldr_upload_part(r->domain, p->upload_id, p->size, p->offset, p->data.data, p->data.len, &e);
+    enum larder_kind k;
 
+    r->part = (struct ldr_part){ .upload_id = p->upload_id,
+                                 .size = p->size,
+                                 .offset = p->offset,
+                                 .data = p->data.data,
+                                 .len = p->data.len,
+                                 .answer = part_answer };
+    k = ldr_upload_part(r->domain, &r->part, &e);
     if (k)
         ldr_ipc_reply_fail(r, k, &e);
-    else
-        reply_done(r);
 }
 
 static void serve_abort(struct ldr_request *r)

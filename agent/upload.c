@@ -23,11 +23,14 @@
 #define BODY_IDLE_NS (60 * LDR_NS_PER_S)
 #define ENDED_MAX    1024 /* results kept for a request that is sent again */
 
-/* What a client has sent so far of an object: a file of the cache, or of memory when the cache is full. */
-struct body {
+/* What a client has sent so far of an object: a file of the cache, or of memory when the cache is full. While `busy`
+ * the file is the pool's. */
+struct ldr_body {
     UT_hash_handle hh;
     uint64_t upload_id, size, received;
     int64_t heard_ns;
+    bool opened, busy;
+    bool dropped;         /* given up while it was busy: not in the table any more */
     struct ldr_fill fill; /* open: in the cache, may become its block */
     int memfd;            /* or here */
 };
@@ -42,7 +45,7 @@ struct ldr_write {
     bool is_put;
     uint8_t *bytes; /* the body: here, or in `body` */
     size_t bytes_len;
-    struct body *body;
+    struct ldr_body *body;
     struct ldr_meta meta; /* put: what the client gave, then with what the store answered */
     struct ldr_attempt attempt;
     struct ldr_task task;
@@ -63,14 +66,14 @@ struct ended {
 
 struct ldr_uploads {
     struct ldr_write *writes;
-    struct body *bodies;
+    struct ldr_body *bodies;
     struct ended ended[ENDED_MAX];
     size_t next_ended;
 };
 
 /* ---------- bodies in parts ---------- */
 
-static void body_free(struct body *b)
+static void body_free(struct ldr_body *b)
 {
     if (!b)
         return;
@@ -80,99 +83,136 @@ static void body_free(struct body *b)
     free(b);
 }
 
-static enum larder_kind body_new(struct ldr_domain *d, uint64_t upload_id, uint64_t size, struct body **out,
+static enum larder_kind body_new(struct ldr_domain *d, const struct ldr_part *p, struct ldr_body **out,
                                  struct larder_err *err)
 {
     struct ldr_uploads *u = d->uploads;
-    struct body *b;
+    struct ldr_body *b;
 
     if (HASH_COUNT(u->bodies) >= BODIES_MAX)
         return ldr_fail(err, LARDER_UNAVAILABLE, "too many uploads are open (%d)", BODIES_MAX);
     b = calloc(1, sizeof *b);
     if (!b)
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
-    b->upload_id = upload_id;
-    b->size = size;
+    b->upload_id = p->upload_id;
+    b->size = p->size;
     b->memfd = b->fill.fd = -1;
-    /* A full cache does not stop a write: its body waits in memory then, and is not cached. */
-    if (size == 0 || size > d->cfg->block_size || ldr_fill_open(&d->blocks, size, &b->fill, NULL)) {
-        b->memfd = memfd_create("larder-put", MFD_CLOEXEC);
-        if (b->memfd < 0) {
-            body_free(b);
-            return ldr_fail_sys(err, LARDER_NO_MEMORY, "could not make room for an upload");
-        }
-    }
     HASH_ADD(hh, u->bodies, upload_id, sizeof b->upload_id, b);
     *out = b;
     return LARDER_OK;
 }
 
-enum larder_kind ldr_upload_part(struct ldr_domain *d, uint64_t upload_id, uint64_t size, uint64_t offset,
-                                 const void *data, size_t len, struct larder_err *err)
+/* A full cache does not stop a write: its body waits in memory then, and is not cached. */
+static enum larder_kind body_open(struct ldr_domain *d, struct ldr_body *b, struct larder_err *err)
 {
-    struct ldr_uploads *u = d->uploads;
-    enum larder_kind k = LARDER_OK;
-    struct body *b;
+    b->opened = true;
+    if (b->size > 0 && b->size <= d->cfg->block_size && !ldr_fill_open(&d->blocks, b->size, &b->fill, NULL))
+        return LARDER_OK;
+    b->memfd = memfd_create("larder-put", MFD_CLOEXEC);
+    return b->memfd < 0 ? ldr_fail_sys(err, LARDER_NO_MEMORY, "could not make room for an upload") : LARDER_OK;
+}
 
-    HASH_FIND(hh, u->bodies, &upload_id, sizeof upload_id, b);
-    if (!b && offset)
+/* Out of the table; the pool may still have it for a moment. */
+static void body_drop(struct ldr_uploads *u, struct ldr_body *b)
+{
+    HASH_DEL(u->bodies, b);
+    if (b->busy)
+        b->dropped = true;
+    else
+        body_free(b);
+}
+
+static void part_written_on_ipc(struct ldr_task *t)
+{
+    struct ldr_part *p = LDR_CONTAINER(t, struct ldr_part, task);
+    struct ldr_body *b = p->body;
+
+    b->busy = false;
+    b->received += p->len;
+    if (b->dropped) {
+        body_free(b);
+        if (!p->kind)
+            p->kind = ldr_fail(&p->err, LARDER_CANCELLED, "the upload was given up");
+    } else if (p->kind) {
+        body_drop(p->domain->uploads, b); /* unsure what is in it */
+    }
+    p->answer(p, p->kind, &p->err);
+}
+
+static void write_part_on_pool(struct ldr_task *t)
+{
+    struct ldr_part *p = LDR_CONTAINER(t, struct ldr_part, task);
+    struct ldr_body *b = p->body;
+
+    p->kind = b->opened ? LARDER_OK : body_open(p->domain, b, &p->err);
+    if (!p->kind && ldr_fill_is_open(&b->fill))
+        p->kind = ldr_fill_write(&b->fill, p->data, p->len, &p->err);
+    else if (!p->kind && pwrite(b->memfd, p->data, p->len, (off_t)p->offset) != (ssize_t)p->len)
+        p->kind = ldr_fail_sys(&p->err, LARDER_IO, "could not keep a part of an upload");
+    t->run = part_written_on_ipc;
+    ldr_mailbox_post(&p->domain->ipc_box, t);
+}
+
+enum larder_kind ldr_upload_part(struct ldr_domain *d, struct ldr_part *p, struct larder_err *err)
+{
+    enum larder_kind k = LARDER_OK;
+    struct ldr_body *b;
+
+    HASH_FIND(hh, d->uploads->bodies, &p->upload_id, sizeof p->upload_id, b);
+    if (!b && p->offset)
         return ldr_fail(err, LARDER_INVALID, "part of an upload of which nothing is known");
     if (!b)
-        k = body_new(d, upload_id, size, &b, err);
+        k = body_new(d, p, &b, err);
     if (k)
         return k;
     b->heard_ns = ldr_mono_ns();
-    if (b->size != size || offset > b->received)
+    if (b->busy)
+        return ldr_fail(err, LARDER_INVALID, "part of an upload while another is on its way");
+    if (b->size != p->size || p->offset > b->received)
         return ldr_fail(err, LARDER_INVALID, "part of an upload out of order");
-    if (offset + len <= b->received)
-        return LARDER_OK; /* sent again */
-    if (offset != b->received)
-        return ldr_fail(err, LARDER_INVALID, "part of an upload that overlaps another");
-    if (ldr_fill_is_open(&b->fill))
-        k = ldr_fill_write(&b->fill, data, len, err);
-    else if (pwrite(b->memfd, data, len, (off_t)offset) != (ssize_t)len)
-        k = ldr_fail_sys(err, LARDER_IO, "could not keep a part of an upload");
-    if (k) { /* unsure what is in it */
-        HASH_DEL(u->bodies, b);
-        body_free(b);
-        return k;
+    if (b->opened && p->offset + p->len <= b->received) { /* sent again */
+        p->answer(p, LARDER_OK, NULL);
+        return LARDER_OK;
     }
-    b->received += len;
+    if (p->offset != b->received)
+        return ldr_fail(err, LARDER_INVALID, "part of an upload that overlaps another");
+    b->busy = true;
+    p->domain = d;
+    p->body = b;
+    p->task.run = write_part_on_pool;
+    ldr_pool_post(d->pool, &p->task);
     return LARDER_OK;
 }
 
 void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id)
 {
-    struct body *b;
+    struct ldr_body *b;
 
     HASH_FIND(hh, d->uploads->bodies, &upload_id, sizeof upload_id, b);
-    if (!b)
-        return;
-    HASH_DEL(d->uploads->bodies, b);
-    body_free(b);
+    if (b)
+        body_drop(d->uploads, b);
 }
 
 void ldr_upload_sweep(struct ldr_domain *d, int64_t now_ns)
 {
-    struct body *b, *next;
+    struct ldr_body *b, *next;
 
     HASH_ITER(hh, d->uploads->bodies, b, next)
     {
-        if (now_ns - b->heard_ns < BODY_IDLE_NS)
+        if (b->busy || now_ns - b->heard_ns < BODY_IDLE_NS)
             continue;
         ldr_log(LDR_DEBUG, "upload", "abandoned upload_id=%016" PRIx64 " bytes=%" PRIu64, b->upload_id, b->received);
-        HASH_DEL(d->uploads->bodies, b);
-        body_free(b);
+        body_drop(d->uploads, b);
     }
 }
 
-static enum larder_kind take_body(struct ldr_uploads *u, uint64_t upload_id, uint64_t size, struct body **out,
+static enum larder_kind take_body(struct ldr_uploads *u, uint64_t upload_id, uint64_t size, struct ldr_body **out,
                                   struct larder_err *err)
 {
-    struct body *b;
+    struct ldr_body *b;
 
     HASH_FIND(hh, u->bodies, &upload_id, sizeof upload_id, b);
-    if (!b || b->size != size || b->received != size)
+    if (!b || b->busy || b->size != size || b->received != size)
         return ldr_fail(err, LARDER_INVALID, "put of an upload of which %" PRIu64 " of %" PRIu64 " bytes were sent",
                         b ? b->received : 0, size);
     HASH_DEL(u->bodies, b);
@@ -606,7 +646,7 @@ bool ldr_uploads_open(const struct ldr_uploads *u)
 
 void ldr_uploads_free(struct ldr_uploads **u)
 {
-    struct body *b, *next;
+    struct ldr_body *b, *next;
 
     if (!*u)
         return;

@@ -50,9 +50,24 @@ enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t
                                    struct ldr_write_waiter *w, struct larder_err *err);
 void ldr_upload_leave(struct ldr_write_waiter *w); /* the write goes on */
 
-/* A part of a body. Parts come in order, or again. UNAVAILABLE: too many uploads are open. */
-enum larder_kind ldr_upload_part(struct ldr_domain *d, uint64_t upload_id, uint64_t size, uint64_t offset,
-                                 const void *data, size_t len, struct larder_err *err);
+/* A part of a body on its way into a file, on the pool. Embedded in a request. */
+struct ldr_part {
+    /* set by the caller, borrowed until the answer */
+    uint64_t upload_id, size, offset; /* size: of the whole object */
+    const void *data;
+    size_t len;
+    void (*answer)(struct ldr_part *p, enum larder_kind kind, const struct larder_err *err);
+    /* upload.c's */
+    struct ldr_task task;
+    struct ldr_domain *domain;
+    struct ldr_body *body;
+    enum larder_kind kind;
+    struct larder_err err;
+};
+
+/* Take a part. Parts come in order, or again; one of an upload at a time. OK: `p` is answered, perhaps before this
+ * returns. Else it is not: INVALID; UNAVAILABLE: too many uploads are open. */
+enum larder_kind ldr_upload_part(struct ldr_domain *d, struct ldr_part *p, struct larder_err *err);
 void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id);
 /* Drop bodies of which nothing was heard for a minute. `now_ns`: CLOCK_MONOTONIC. */
 void ldr_upload_sweep(struct ldr_domain *d, int64_t now_ns);

@@ -70,6 +70,8 @@ struct job {
     uint64_t offset, op_id;
     struct ldr_waiter waiter;
     struct ldr_write_waiter write_waiter;
+    struct ldr_part part; /* PUT, large: the body goes in pieces */
+    uint8_t *body;
     bool answered;
 };
 
@@ -124,26 +126,68 @@ static void written(struct ldr_write_waiter *w, const struct ldr_write_result *r
     sem_post(&j->done);
 }
 
-static enum larder_kind start_put(struct job *j, struct ldr_name *n)
+/* The request is on its way, or is not; who does not wait for its answer leaves now. */
+static void asked(struct job *j, enum larder_kind k)
 {
-    uint8_t *body = malloc(j->size);
-    struct ldr_put_args a = { .op_id = j->op_id, .deadline_ns = LDR_NEVER, .name = n, .size = j->size };
-    enum larder_kind k = LARDER_OK;
+    CHECK(k == LARDER_OK);
+    if (k || j->leave) {
+        ldr_flight_leave(&j->waiter);
+        ldr_upload_leave(&j->write_waiter);
+        sem_post(&j->done);
+    }
+}
 
-    fake_body(j->key, body, j->size);
+static void put_body(struct job *j)
+{
+    struct ldr_name *n = domain_name(&s.f, j->uri);
+    struct ldr_put_args a = { .op_id = j->op_id, .deadline_ns = LDR_NEVER, .name = n, .size = j->size };
+    uint8_t *body = j->body; /* once asked, the job may be gone */
+
     if (j->size <= LDR_WIRE_PART) {
         a.data = body;
         a.data_len = j->size;
     } else {
         a.upload_id = j->op_id;
-        for (size_t at = 0; at < j->size && !k; at += LDR_WIRE_PART)
-            k = ldr_upload_part(&s.f.domain, j->op_id, j->size, at, body + at,
-                                j->size - at < LDR_WIRE_PART ? j->size - at : LDR_WIRE_PART, NULL);
     }
-    if (!k)
-        k = ldr_upload_put(&s.f.domain, &a, &j->write_waiter, NULL);
+    asked(j, ldr_upload_put(&s.f.domain, &a, &j->write_waiter, NULL));
     free(body);
-    return k;
+    ldr_name_unref(&n);
+}
+
+static void next_part(struct job *j);
+
+static void part_taken(struct ldr_part *p, enum larder_kind kind, const struct larder_err *err)
+{
+    struct job *j = LDR_CONTAINER(p, struct job, part);
+
+    (void)err;
+    CHECK(kind == LARDER_OK);
+    p->offset += p->len;
+    if (p->offset < j->size)
+        next_part(j);
+    else
+        put_body(j);
+}
+
+static void next_part(struct job *j)
+{
+    struct ldr_part *p = &j->part;
+
+    p->data = j->body + p->offset;
+    p->len = j->size - p->offset < LDR_WIRE_PART ? j->size - p->offset : LDR_WIRE_PART;
+    CHECK(ldr_upload_part(&s.f.domain, p, NULL) == LARDER_OK);
+}
+
+static void start_put(struct job *j)
+{
+    j->body = malloc(j->size);
+    fake_body(j->key, j->body, j->size);
+    if (j->size <= LDR_WIRE_PART) {
+        put_body(j);
+        return;
+    }
+    j->part = (struct ldr_part){ .upload_id = j->op_id, .size = j->size, .answer = part_taken };
+    next_part(j);
 }
 
 static void job_on_ipc(struct ldr_task *t)
@@ -166,21 +210,17 @@ static void job_on_ipc(struct ldr_task *t)
         k = ldr_flight_chunk(d, n, j->offset, 1000, "\"any\"", &j->waiter, NULL);
         break;
     case PUT:
-        k = start_put(j, n);
-        break;
+        ldr_name_unref(&n);
+        start_put(j); /* asks when all parts are there */
+        return;
     case DELETE:
         k = ldr_upload_delete(d, j->op_id, LDR_NEVER, n, &j->write_waiter, NULL);
         break;
     case WHATS:
         break;
     }
+    asked(j, k);
     ldr_name_unref(&n);
-    CHECK(k == LARDER_OK);
-    if (k || j->leave) {
-        ldr_flight_leave(&j->waiter);
-        ldr_upload_leave(&j->write_waiter);
-        sem_post(&j->done);
-    }
 }
 
 static void *client(void *user)

@@ -126,6 +126,40 @@ struct ldr_name *domain_name(struct domain_fixture *f, const char *uri)
     return n;
 }
 
+struct sent_part {
+    struct ldr_part part;
+    bool answered;
+    enum larder_kind kind;
+    struct larder_err *err;
+};
+
+static void part_answered(struct ldr_part *p, enum larder_kind kind, const struct larder_err *err)
+{
+    struct sent_part *s = LDR_CONTAINER(p, struct sent_part, part);
+
+    s->answered = true;
+    s->kind = kind;
+    if (kind && s->err)
+        *s->err = *err;
+}
+
+enum larder_kind domain_part(struct domain_fixture *f, uint64_t upload_id, uint64_t size, uint64_t offset,
+                             const void *data, size_t len, struct larder_err *err)
+{
+    struct sent_part s = { .part = { .upload_id = upload_id,
+                                     .size = size,
+                                     .offset = offset,
+                                     .data = data,
+                                     .len = len,
+                                     .answer = part_answered },
+                           .err = err };
+    enum larder_kind k = ldr_upload_part(&f->domain, &s.part, err);
+
+    if (k)
+        return k;
+    return domain_run_until(f, &s.answered) ? s.kind : ldr_fail(err, LARDER_TIMEOUT, "no answer to a part");
+}
+
 bool domain_find(struct domain_fixture *f, const char *uri, struct ldr_record *out)
 {
     struct ldr_name *n = domain_name(f, uri);

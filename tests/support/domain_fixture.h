@@ -50,6 +50,10 @@ bool domain_run_until_held(struct domain_fixture *f, unsigned n);
 /* Until nothing is under way: no flight, no write. */
 bool domain_run_idle(struct domain_fixture *f);
 
+/* ldr_upload_part(), and tasks until it is answered: its kind. */
+enum larder_kind domain_part(struct domain_fixture *f, uint64_t upload_id, uint64_t size, uint64_t offset,
+                             const void *data, size_t len, struct larder_err *err);
+
 /* Is there a sound record of `uri`? *out borrows from the domain's reader until its next call. */
 bool domain_find(struct domain_fixture *f, const char *uri, struct ldr_record *out);
 /* Is there an intent for it in the index? */

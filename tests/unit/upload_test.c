@@ -151,8 +151,7 @@ static uint8_t *some_bytes(size_t n)
 static void send_parts(uint64_t upload_id, const uint8_t *p, size_t n)
 {
     for (size_t at = 0; at < n; at += PART)
-        cr_assert(eq(int, ldr_upload_part(&f.domain, upload_id, n, at, p + at, n - at < PART ? n - at : PART, &err),
-                     LARDER_OK),
+        cr_assert(eq(int, domain_part(&f, upload_id, n, at, p + at, n - at < PART ? n - at : PART, &err), LARDER_OK),
                   "%s", err.msg);
 }
 
@@ -580,11 +579,11 @@ Test(upload, parts_become_one_body_and_one_request)
 Test(upload, a_small_body_may_come_in_parts_too)
 {
     fake_say(f.store, LDR_OP_PUT, good);
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 7, 5, 0, "he", 2, &err), LARDER_OK));
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 7, 5, 2, "llo", 3, &err), LARDER_OK));
+    cr_assert(eq(int, domain_part(&f, 7, 5, 0, "he", 2, &err), LARDER_OK));
+    cr_assert(eq(int, domain_part(&f, 7, 5, 2, "llo", 3, &err), LARDER_OK));
     cr_assert(eq(int, end(put_args(KEY, (struct ldr_put_args){ .upload_id = 7, .size = 5 })), LARDER_OK));
     cr_expect(holds("hello"));
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 8, 0, 0, NULL, 0, &err), LARDER_OK), "even nothing");
+    cr_assert(eq(int, domain_part(&f, 8, 0, 0, NULL, 0, &err), LARDER_OK), "even nothing");
     cr_assert(eq(int, end(put_args(KEY, (struct ldr_put_args){ .upload_id = 8 })), LARDER_OK));
     cr_expect(holds(""));
 }
@@ -595,15 +594,15 @@ Test(upload, a_part_may_be_sent_again_and_no_part_may_be_left_out)
     struct ldr_domain *d = &f.domain;
 
     fake_say(f.store, LDR_OP_PUT, good);
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, PART, p, PART, &err), LARDER_INVALID), "not the first");
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, PART, p, PART, &err), LARDER_INVALID), "not the first");
     cr_expect(not(ldr_uploads_open(d->uploads)), "and nothing is kept for it");
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, 0, p, PART, &err), LARDER_OK));
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, 0, p, PART, &err), LARDER_OK), "again");
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, 2 * PART, p, PART, &err), LARDER_INVALID), "a gap");
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, 100, p, PART, &err), LARDER_INVALID), "half again, half new");
-    cr_expect(eq(int, ldr_upload_part(d, 7, 4 * PART, PART, p, PART, &err), LARDER_INVALID), "another size");
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, PART, p + PART, PART, &err), LARDER_OK));
-    cr_expect(eq(int, ldr_upload_part(d, 7, 3 * PART, 2 * PART, p + 2 * PART, PART, &err), LARDER_OK));
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, 0, p, PART, &err), LARDER_OK));
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, 0, p, PART, &err), LARDER_OK), "again");
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, 2 * PART, p, PART, &err), LARDER_INVALID), "a gap");
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, 100, p, PART, &err), LARDER_INVALID), "half again, half new");
+    cr_expect(eq(int, domain_part(&f, 7, 4 * PART, PART, p, PART, &err), LARDER_INVALID), "another size");
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, PART, p + PART, PART, &err), LARDER_OK));
+    cr_expect(eq(int, domain_part(&f, 7, 3 * PART, 2 * PART, p + 2 * PART, PART, &err), LARDER_OK));
     cr_expect(eq(int, end(put_args(KEY, (struct ldr_put_args){ .upload_id = 7, .size = 3 * PART })), LARDER_OK));
     free(p);
 }
@@ -613,7 +612,7 @@ Test(upload, a_body_of_which_parts_are_missing_is_not_put)
     struct writer *a, *b, *c;
 
     fake_say(f.store, LDR_OP_PUT, good);
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 7, 300000, 0, "he", 2, &err), LARDER_OK));
+    cr_assert(eq(int, domain_part(&f, 7, 300000, 0, "he", 2, &err), LARDER_OK));
     a = put_args(KEY, (struct ldr_put_args){ .upload_id = 7, .size = 300000 });
     cr_expect(eq(int, a->started, LARDER_INVALID));
     b = put_args(KEY, (struct ldr_put_args){ .upload_id = 7, .size = 2 });
@@ -630,7 +629,7 @@ Test(upload, an_abort_gives_the_space_back)
 {
     uint64_t before = atomic_load(&f.domain.space.bytes);
 
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 7, 300000, 0, "x", 1, &err), LARDER_OK));
+    cr_assert(eq(int, domain_part(&f, 7, 300000, 0, "x", 1, &err), LARDER_OK));
     cr_expect(gt(u64, atomic_load(&f.domain.space.bytes), before));
     ldr_upload_abort(&f.domain, 7);
     ldr_upload_abort(&f.domain, 7);
@@ -643,7 +642,7 @@ Test(upload, bodies_of_which_nothing_is_heard_for_a_minute_are_dropped)
 {
     int64_t now;
 
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 7, 300000, 0, "x", 1, &err), LARDER_OK));
+    cr_assert(eq(int, domain_part(&f, 7, 300000, 0, "x", 1, &err), LARDER_OK));
     now = ldr_mono_ns();
     ldr_upload_sweep(&f.domain, now + 59 * LDR_NS_PER_S);
     cr_expect(ldr_uploads_open(f.domain.uploads));
@@ -656,14 +655,14 @@ Test(upload, too_many_open_bodies_are_refused_and_the_others_go_on)
 {
     uint64_t n = 0;
 
-    while (n < 1000 && ldr_upload_part(&f.domain, 1000 + n, 5, 0, "he", 2, &err) == LARDER_OK)
+    while (n < 1000 && domain_part(&f, 1000 + n, 5, 0, "he", 2, &err) == LARDER_OK)
         n++;
     cr_expect(eq(u64, n, 64));
-    cr_expect(eq(int, ldr_upload_part(&f.domain, 5, 5, 0, "he", 2, &err), LARDER_UNAVAILABLE));
+    cr_expect(eq(int, domain_part(&f, 5, 5, 0, "he", 2, &err), LARDER_UNAVAILABLE));
     fake_say(f.store, LDR_OP_PUT, good);
-    cr_expect(eq(int, ldr_upload_part(&f.domain, 1000, 5, 2, "llo", 3, &err), LARDER_OK));
+    cr_expect(eq(int, domain_part(&f, 1000, 5, 2, "llo", 3, &err), LARDER_OK));
     cr_expect(eq(int, end(put_args(KEY, (struct ldr_put_args){ .upload_id = 1000, .size = 5 })), LARDER_OK));
-    cr_expect(eq(int, ldr_upload_part(&f.domain, 5, 5, 0, "he", 2, &err), LARDER_OK));
+    cr_expect(eq(int, domain_part(&f, 5, 5, 0, "he", 2, &err), LARDER_OK));
 }
 
 Test(upload, a_body_that_the_cache_has_no_room_for_waits_in_memory)
@@ -691,15 +690,15 @@ Test(upload, a_part_that_could_not_be_written_costs_the_body_and_is_never_put_tw
     cr_assert(domain_close(&f));
     domain_open(&f, dir, &(struct domain_options){ .block_size = 4 * LDR_MIB });
     signal(SIGXFSZ, SIG_IGN);
-    cr_assert(eq(int, ldr_upload_part(&f.domain, 7, n, 0, p, PART, &err), LARDER_OK));
+    cr_assert(eq(int, domain_part(&f, 7, n, 0, p, PART, &err), LARDER_OK));
     setrlimit(RLIMIT_FSIZE, &rl);
     for (at = PART; !k && at < n; at += PART)
-        k = ldr_upload_part(&f.domain, 7, n, at, p + at, PART, &err);
+        k = domain_part(&f, 7, n, at, p + at, PART, &err);
     cr_assert(eq(int, k, LARDER_IO));
     rl.rlim_cur = RLIM_INFINITY;
     setrlimit(RLIMIT_FSIZE, &rl);
     at -= PART;
-    cr_expect(eq(int, ldr_upload_part(&f.domain, 7, n, at, p + at, PART, &err), LARDER_INVALID), "it is not there");
+    cr_expect(eq(int, domain_part(&f, 7, n, at, p + at, PART, &err), LARDER_INVALID), "it is not there");
     cr_expect(domain_sound(&f));
     free(p);
 }
