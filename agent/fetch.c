@@ -68,7 +68,7 @@ static enum larder_kind sink_begin(struct ldr_sink *s, const struct ldr_meta *me
     } else if (meta->size_bytes + LDR_RECORD_FIXED + f->meta.fields.len <= cfg->inline_limit) {
         return hold_in_memory(f, 0, meta->size_bytes, err);
     } else if (meta->size_bytes > cfg->block_size) {
-        ldr_count(&f->domain->counters, uncached_size, 1);
+        ldr_count(&f->domain->counters, uncached_large, 1);
         snprintf(f->why, sizeof f->why, "larger than one block of %" PRIu64 " bytes (larder.cache.block_size)",
                  cfg->block_size);
     } else if (meta->size_bytes == 0) { /* inline_limit smaller than a head: nothing small is kept */

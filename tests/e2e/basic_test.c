@@ -312,7 +312,7 @@ FOR_EVERY_STORE(an_object_larger_than_a_block_is_streamed_and_not_cached)
     }
     cr_expect(eq(u64, agent_counter(&t.agent, "objects"), 0));
     cr_expect(eq(u64, agent_counter(&t.agent, "block_files"), 0));
-    cr_expect(agent_counter(&t.agent, "uncached_size") >= 2);
+    cr_expect(agent_counter(&t.agent, "uncached_large") >= 2);
     free(bytes);
     free(copy);
 }
