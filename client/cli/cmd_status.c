@@ -16,12 +16,12 @@ struct report {
     bool no_memory;
 };
 
-/* Sizes are told by their names, as every name ends in its unit. */
+/* Sizes are told by their names. */
 static bool is_size(const char *name)
 {
     size_t n = strlen(name);
 
-    return (n >= 5 && !strcmp(name + n - 5, "bytes")) || (n >= 4 && !strcmp(name + n - 4, "size"));
+    return strstr(name, "bytes") || (n >= 4 && !strcmp(name + n - 4, "size"));
 }
 
 static void add_item(void *user, const char *name, const char *text, uint64_t number)
