@@ -1,5 +1,5 @@
 /* snapshot.c - see snapshot.h. The order of the stores in ldr_snapshot_publish() is the protocol; nothing in it may be
- * moved (docs/design/read-path.md, "The protocol"). */
+ * moved (docs/design/read-path.md, "What the agent does"). */
 #include "agent/snapshot.h"
 #include "common/log.h"
 
@@ -50,6 +50,7 @@ enum larder_kind ldr_snapshot_open(struct ldr_snapshot *s, MDB_env *env, int dat
 {
     MDB_envinfo info;
     uint64_t max = hdr->mapsize / LDR_PAGE;
+    int rc;
 
     *s = (struct ldr_snapshot){ .env = env, .data_fd = data_fd, .hdr = hdr };
     s->step_pages = max / 16;
@@ -63,6 +64,12 @@ enum larder_kind ldr_snapshot_open(struct ldr_snapshot *s, MDB_env *env, int dat
     /* Older snapshots lost their pins with the agent that held them. */
     if (atomic_load(&hdr->floor) < info.me_last_txnid)
         atomic_store(&hdr->floor, info.me_last_txnid);
+    /* The newest is pinned before the first write: clients go on reading it until the repair is published. */
+    rc = info.me_last_txnid ? mdb_txn_begin(env, NULL, MDB_RDONLY, &s->pins[0].txn) : 0;
+    if (rc)
+        return ldr_fail(err, LARDER_CORRUPT, "could not read the index: %s", mdb_strerror(rc));
+    if (info.me_last_txnid)
+        s->pins[0].id = info.me_last_txnid;
     return LARDER_OK;
 }
 
@@ -91,9 +98,12 @@ uint64_t ldr_snapshot_publish(struct ldr_snapshot *s)
     now = mdb_txn_id(pin->txn);
     assert(now > 0); /* 0 means "not held"; the index commits its figures before it publishes */
     for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins); i++)
-        if (s->pins[i].id == now) { /* nothing was committed since it was published */
+        if (s->pins[i].id == now) { /* nothing was committed since: one pin is enough */
             mdb_txn_reset(pin->txn);
-            return now;
+            pin = &s->pins[i];
+            if (atomic_load_explicit(&s->hdr->cur, memory_order_relaxed) == now)
+                return now;
+            break;
         }
     pin->id = now;
     /* 3. publish, after the pin exists */

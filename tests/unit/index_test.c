@@ -1,5 +1,6 @@
 /* index_test.c - changes, batches, what is answered and when; what is left after a kill. */
 #include "agent/index.h"
+#include "client/walk.h"
 #include "common/clock.h"
 #include "common/hash.h"
 #include "common/uri.h"
@@ -944,4 +945,57 @@ Test(index, the_header_is_one_that_clients_read)
     cr_expect(eq(u32, hdr->inline_limit, LDR_RECORD_DEFAULT));
     cr_expect(ge(u64, hdr->mapsize, 2 * cfg.inline_bytes + 128 * LDR_MIB));
     cr_expect(ge(u64, atomic_load(&hdr->cur), atomic_load(&hdr->floor)));
+}
+
+/* A client that was there before the restart goes on reading while the repair commits, one transaction after another.
+ */
+Test(index, a_reader_keeps_its_snapshot_through_a_repair)
+{
+    enum { KEYS = 40000 };
+    struct test_change *t = calloc(KEYS, sizeof *t);
+    char(*keys)[40] = calloc(KEYS, sizeof *keys), path[TEST_DIR_MAX + 64];
+    struct ldr_tree tree = { 0 };
+    struct ldr_snap snap;
+    unsigned found = 0;
+    int tries = LDR_WALK_TRIES, fd;
+
+    cr_assert(t && keys);
+    cfg.inline_bytes = 64 * LDR_MIB;
+    begin();
+    for (unsigned i = 0; i < KEYS; i++) {
+        snprintf(keys[i], sizeof keys[i], "file://box/some/prefix/key-%06u", i);
+        prepare(&t[i], LDR_CHANGE_PUT, keys[i]);
+        t[i].c.record = small("sixteen bytes ..", 16);
+        ldr_index_change(x, &t[i].c);
+    }
+    for (unsigned i = 0; i < KEYS; i++)
+        wait_for(&t[i]);
+    end_index();
+
+    cr_assert(eq(int, open_index(), LARDER_OK), "%s", err.msg);
+    snprintf(path, sizeof path, "%s/gen-%u/hdr", cache, (unsigned)d->format.generation);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    tree.hdr = hdr = mmap(NULL, LDR_HDR_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    close(fd);
+    cr_assert(hdr != MAP_FAILED);
+    snprintf(path, sizeof path, "%s/gen-%u/data.mdb", cache, (unsigned)d->format.generation);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    tree.data = mmap(NULL, hdr->mapsize, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    close(fd);
+    cr_assert(tree.data != MAP_FAILED);
+    atomic_store(&tree.pages, hdr->mapsize / LDR_PAGE);
+    cr_assert(eq(int, ldr_snap_begin(&tree, &tries, &snap), LDR_HIT));
+
+    cr_assert(eq(int, ldr_index_repair(x, (const char *const[]){ "file", NULL }, &err), LARDER_OK), "%s", err.msg);
+    for (unsigned i = 0; i < KEYS; i++) {
+        const uint8_t *p;
+        size_t len;
+
+        found += ldr_snap_find(&snap, keys[i], strlen(keys[i]), &p, &len) == LDR_HIT;
+    }
+    cr_assert(ldr_snap_valid(&snap), "nothing newer was published");
+    cr_expect(eq(u32, found, KEYS));
+    munmap((void *)(uintptr_t)tree.data, hdr->mapsize);
+    free(keys);
+    free(t);
 }
