@@ -1,4 +1,4 @@
-/* agent.h - struct agent: every thread, what each owns, the order of start and stop.
+/* agent.h - struct ldr_agent: every thread, what each owns, the order of start and stop.
  *
  * Threads and what they own
  *   main   signals; the cache directory's `format`
@@ -17,7 +17,7 @@
 #include "agent/index.h"
 #include "agent/route.h"
 
-#define LDR_NETS_MAX 16
+#define LDR_NETS_MAX 64 /* of larder.net.threads: settings.tbl.h */
 
 struct ldr_agent;
 struct ldr_flights;
@@ -50,7 +50,7 @@ struct ldr_domain {
 /* Start everything. The kind says what went wrong (see ldr_cache_dir_open, ldr_routes_new, ldr_index_open,
  * ldr_ipc_new). `cfg` is borrowed until ldr_agent_stop(). Main thread. */
 enum larder_kind ldr_agent_start(const struct ldr_cfg *cfg, struct ldr_agent **out, struct larder_err *err);
-/* Now and then, from the main thread: after a good minute the count of starts begins anew. */
+/* Once a second, main thread: looks after the endpoint; after a good minute the count of starts begins anew. */
 void ldr_agent_tick(struct ldr_agent *a);
 /* Answer what waits with CANCELLED, stop all threads, leave a clean cache. Main thread. */
 void ldr_agent_stop(struct ldr_agent **a);

@@ -1,6 +1,6 @@
 /* blocks.h - step 10: block files. A fill is a file without a name that is being written; sealed and linked it becomes
  * an immutable file of `blocks/`. Space is reserved before the first byte and allocated on disk before the second.
- * Functions block on the disk: net thread (writing a fill) or pool (the rest), one thread at a time per fill. */
+ * Functions on a fill block on the disk: net thread or pool, one thread at a time per fill. */
 #ifndef LDR_BLOCKS_H
 #define LDR_BLOCKS_H
 

@@ -92,8 +92,8 @@ static enum larder_kind lock(struct ldr_cache_dir *d, struct larder_err *err)
         return ldr_fail_sys(err, LARDER_IO, "could not lock cache directory \"%s\"", d->path);
     n = pread(d->lockfd, pid, sizeof pid - 1, 0);
     pid[n > 0 ? strspn(pid, "0123456789") : 0] = '\0';
-    return ldr_fail(err, LARDER_EXISTS, "another agent%s%s works in cache directory \"%s\"", *pid ? ", pid " : "", pid,
-                    d->path);
+    return ldr_fail(err, LARDER_EXISTS, "another agent%s%s%s works in cache directory \"%s\"", *pid ? " (pid " : "",
+                    pid, *pid ? ")" : "", d->path);
 }
 
 static bool read_boot_id(char out[64])

@@ -1,5 +1,5 @@
 /* cache_dir.h - the cache directory of a domain: made, checked, locked; which generation is used, and whether what is
- * in it may be trusted (DESIGN: damage and restart). Main thread, before others start and after they stop. */
+ * in it may be trusted (docs/design/formats.md). Main thread, before others start and after they stop. */
 #ifndef LDR_CACHE_DIR_H
 #define LDR_CACHE_DIR_H
 
@@ -22,11 +22,10 @@ struct ldr_cache_dir {
     struct ldr_format before; /* as found; layout 0: nothing was */
 };
 
-/* Make what is missing, check the file system, take the lock, choose the generation and write `format` {dirty} to disk.
- * The header page of a new generation is not made here, so `format` names the generation only after
+/* Make what is missing, take the lock, warn of an unsuitable file system, choose the generation. One that is kept is
+ * marked dirty on disk. The header page of a new one is not made here, so `format` names it only after
  * ldr_cache_dir_commit().
- * IO: cannot be made or written. UNSUPPORTED: file system, or a cache of a newer release. EXISTS: another agent runs.
- */
+ * IO: cannot be made or written. UNSUPPORTED: a cache of another release. EXISTS: another agent runs. */
 enum larder_kind ldr_cache_dir_open(const char *path, bool has_group, gid_t group, struct ldr_cache_dir **out,
                                     struct larder_err *err);
 /* Note the store behind a scheme. Returns true if the cache was filled from the same one (or knows none yet). */

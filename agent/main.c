@@ -126,7 +126,7 @@ static enum larder_kind make_default_store(const struct ldr_cfg *cfg, struct lar
 {
     const struct ldr_store_slot *s = &cfg->stores[0];
 
-    if (cfg->file || s->line || strcmp(s->kind, "local"))
+    if (s->line || strcmp(s->kind, "local"))
         return LARDER_OK;
     for (size_t i = 0; i < s->n_config; i++) {
         char *path, *p;

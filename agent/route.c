@@ -45,10 +45,14 @@ enum larder_kind ldr_routes_new(const struct ldr_cfg *cfg, struct ldr_net *const
             strcpy(route->scheme, slot->scheme);
             route->fingerprint = ops->fingerprint(route->backend);
             r->n++;
-        } else if (err && slot->line) {
-            struct larder_err e = *err;
+        } else if (k != LARDER_NO_MEMORY) { /* whatever it is, it is the configuration's fault */
+            struct larder_err e = { .kind = k };
 
-            ldr_fail(err, k, "%s:%d: store \"%s\": %s", cfg->file, slot->line, slot->scheme, e.msg);
+            if (err)
+                e = *err;
+            k = slot->line ? ldr_fail(err, LARDER_INVALID, "%s:%d: store \"%s\": %.400s", cfg->file, slot->line,
+                                      slot->scheme, e.msg)
+                           : ldr_fail(err, LARDER_INVALID, "store \"%s\": %.400s", slot->scheme, e.msg);
         }
     }
     if (k)

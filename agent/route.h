@@ -1,4 +1,4 @@
-/* route.h - step 6 of a get: which store an object's reference leads to, and which policy is on it.
+/* route.h - step 4 of a get: which store an object's reference leads to, and which policy is on it.
  * The table is made once, before threads start, and only read afterwards. */
 #ifndef LDR_ROUTE_H
 #define LDR_ROUTE_H

@@ -23,7 +23,7 @@ static inline uint64_t ldr_space_charge(uint64_t size)
 /* Reserve room for one file of `size` bytes. LIMIT_EXCEEDED names the setting that is in the way. */
 enum larder_kind ldr_space_reserve(struct ldr_space *s, uint64_t size, struct larder_err *err);
 void ldr_space_release(struct ldr_space *s, uint64_t size); /* one file */
-/* Bytes that belong to no block file (the index): raise to what they are now. */
+/* Charge bytes that are there already: a kept cache's blocks, what the index grew by. */
 void ldr_space_add(struct ldr_space *s, uint64_t bytes);
 
 #endif

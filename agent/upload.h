@@ -1,6 +1,6 @@
 /* upload.h - step 10, the other way: puts and deletes.
  *
- * A write, in order (DESIGN: a write): hold the key (flights of it are detached) → commit an intent → one request to
+ * A write, in order (docs/tour.md): hold the key (flights of it are detached) → commit an intent → one request to
  * the store → publish the new record, or remove the old one, in the commit that clears the intent → answer. Killed
  * anywhere in between, the next start finds the intent and removes the record: a fresh hit never shows bytes older than
  * a write that was answered. ipc thread only. */

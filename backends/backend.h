@@ -4,8 +4,9 @@
  *  1. An op is handed to a backend on its net thread and ends exactly once, by ldr_op_done(), perhaps before the call
  *     returns. The call itself never blocks: a backend that must (local files) hands the op to the pool.
  *  2. Until its end the op belongs to the backend. The sink is called by one thread at a time: net or pool.
- *  3. A get calls sink->begin once per attempt, then sink->write in order. Backends do not retry: the agent's fetch
- * does (an op that failed with a kind worth a retry is handed over again, whole).
+ *  3. A get calls sink->begin once per attempt, then sink->write in order. Backends do not retry: agent/attempt does (an
+ *     op that failed with a kind worth a retry is handed over again, whole). s3 alone sends once more by itself, where
+ *     the store refused this machine's clock.
  *  4. A get that ends OK delivered exactly the bytes that begin() announced. A shorter or longer body is UNAVAILABLE.
  *  5. One request of the store per op, where the store allows it; `requests` counts what was really sent.
  *  6. Keys are sent byte for byte (no cleaning of `//`, `.`, `..`). A key that a store cannot hold is INVALID.

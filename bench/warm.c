@@ -1,6 +1,6 @@
 /* warm.c - what a warm read costs, against the ways of reading that have no agent, no limits and no checks.
  *
- *     build/bench/warm                  all sets, about four minutes: a table and the ratios
+ *     build/bench/warm                  all sets, about seven minutes: a table and the ratios
  *     build/bench/warm --json FILE      the same, for machines, too
  *     build/bench/warm --help
  *

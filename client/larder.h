@@ -56,9 +56,10 @@ void larder_object_free(struct larder_object **o);
 
 /* Get an object into the caller's buffer.
  *   buf, cap  where the bytes go; at most `cap` bytes
- *   size      on success the object's size. When the object is larger than `cap`: LIMIT_EXCEEDED, *size is set, and
- * what stands in buf is unspecified, as after any failure Objects of any size, cached or not. Other kinds as
- * larder_get(). Any thread. A fresh hit makes no IPC. */
+ *   size      the object's size; may be NULL
+ * LIMIT_EXCEEDED: the object is larger than `cap`; *size is set all the same. After any failure what stands in buf is
+ * unspecified. Objects of any size, cached or not. Other kinds as larder_get(). Any thread. A fresh hit makes no
+ * IPC. */
 enum larder_kind larder_get_into(struct larder *l, const char *uri, void *buf, size_t cap, int timeout_ms,
                                  uint64_t *size, struct larder_err *err);
 

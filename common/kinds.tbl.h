@@ -1,6 +1,6 @@
 /* kinds.tbl.h - one row for each kind of failure: name, wire number, text, HTTP status, Connect code, worth a retry?
  * Numbers travel between releases: a row is never renumbered and never reused. `retry` says whether the same request to
- * a store may succeed a moment later; the agent's fetch decides on it. */
+ * a store may succeed a moment later; agent/attempt.c decides on it. */
 /*       name             number text               http connect               retry */
 LDR_KIND(OK,               0, "ok",              200, "ok",                 0)
 LDR_KIND(NOT_FOUND,        1, "not_found",       404, "not_found",          0)

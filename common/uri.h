@@ -1,6 +1,6 @@
 /* uri.h - references of objects, in two dialects that meet in the same triple (scheme, container, key).
  *
- * Literal (larder_*, CLI, Python): `scheme://container/KEY`. KEY is everything behind the first `/`, byte for byte to
+ * Literal (larder_*, CLI): `scheme://container/KEY`. KEY is everything behind the first `/`, byte for byte to
  * the end; nothing is decoded, only NUL cannot occur. The scheme is lower-cased. `user@` before the container is
  * dropped, but for abfs and abfss, where the user name is the container (`abfs://cont@account.host/k` is
  * `abfs://cont/k`). Flyte (DataStore, ProtobufStore, data proxy): Split and ConstructReference as Go's URL parser does

@@ -1,4 +1,4 @@
-/* herd_test.c - many askers of one object, one request of the store: promise 2. The store is held by the test server's
+/* herd_test.c - many askers of one object, one request of the store. The store is held by the test server's
  * gate, so that all of them are there before it answers. */
 #include "tests/e2e/e2e.h"
 

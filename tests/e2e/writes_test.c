@@ -1,4 +1,4 @@
-/* writes_test.c - promises 6 and 7: a write through larder is seen on the node when it returns, also when the agent is
+/* writes_test.c - a write through larder is seen on the node when it returns, also when the agent is
  * killed in the middle; one whose outcome is not known leaves no record; a fill that began before it stores nothing. */
 #include "tests/e2e/e2e.h"
 #include "client/sp.h"
