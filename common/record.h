@@ -6,7 +6,7 @@
  *          64 last_modified_s i64 · 72 payload_hash u64 · 80 boot u32 · 84 block_log2 u8 · 85..87 zero
  *          88 fields … head_len inline bytes …
  * head_hash = XXH3-64 over the index key, then bytes [0, 8) and [16, head_len): a record under another key is damaged.
- * A reader checks it at every hit; payload_hash (XXH3-64 of the inline bytes) only under verify-on-read.
+ * A reader checks it at every hit. payload_hash (XXH3-64 of the inline bytes) is kept; no reader checks it yet.
  * Any thread. */
 #ifndef LDR_RECORD_H
 #define LDR_RECORD_H

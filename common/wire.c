@@ -57,6 +57,8 @@ enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_reque
             k = invalid(err, "key");
         else if (!id_ok(r->get->seen_id))
             k = invalid(err, "object id");
+        else if (r->get->offset > LDR_OBJECT_SIZE_MAX)
+            k = invalid(err, "offset");
         else if (r->get->validator.len > LDR_META_MAX ||
                  (r->get->validator.len && memchr(r->get->validator.data, 0, r->get->validator.len)))
             k = invalid(err, "validator");

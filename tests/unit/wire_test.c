@@ -441,3 +441,19 @@ Test(wire, metadata_that_are_not_well_formed_are_corrupt)
     cr_expect(eq(int, ldr_wire_get_meta(&m, &back, NULL), LARDER_CORRUPT));
     cr_expect(eq(u64, back.size_bytes, 77));
 }
+
+Test(wire, an_offset_that_no_object_reaches_is_invalid)
+{
+    ldr_wire_request r = LARDER__WIRE__REQUEST__INIT;
+    Larder__Wire__Get get = LARDER__WIRE__GET__INIT;
+
+    r.body_case = LARDER__WIRE__REQUEST__BODY_GET;
+    r.get = &get;
+    get.key = (char *)"s3://b/k";
+    get.offset = LDR_OBJECT_SIZE_MAX;
+    cr_expect(eq(int, kind_of(&r), LARDER_OK));
+    get.offset = LDR_OBJECT_SIZE_MAX + 1;
+    cr_expect(eq(int, kind_of(&r), LARDER_INVALID));
+    get.offset = UINT64_MAX;
+    cr_expect(eq(int, kind_of(&r), LARDER_INVALID));
+}
