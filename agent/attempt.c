@@ -18,24 +18,7 @@ uint32_t ldr_attempt_backoff_ms(unsigned tries, uint32_t retry_after_ms, uint32_
 
 static void submit_on_net(struct ldr_task *t)
 {
-    struct ldr_op *op = &LDR_CONTAINER(t, struct ldr_attempt, timer)->op;
-    const struct ldr_backend_ops *ops = op->backend->ops;
-
-    switch (op->what) {
-    case LDR_OP_GET:
-        ops->get(op->backend, op);
-        break;
-    case LDR_OP_HEAD:
-        ops->head(op->backend, op);
-        break;
-    case LDR_OP_PUT:
-        ops->put(op->backend, op);
-        break;
-    case LDR_OP_DELETE:
-    case LDR_OP_WHATS:
-        ops->del(op->backend, op);
-        break;
-    }
+    ldr_op_start_on_net(&LDR_CONTAINER(t, struct ldr_attempt, timer)->op);
 }
 
 static void arm_on_net(struct ldr_task *t)

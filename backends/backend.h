@@ -67,6 +67,8 @@ struct ldr_op {
     void *priv;                      /* the backend's; NULL when it ends the op */
 };
 
+/* Hand the op to the slot of its backend that `what` names. On the backend's net thread. */
+void ldr_op_start_on_net(struct ldr_op *op);
 /* Give the op back with its result; `err` is filled in op->err already where kind is not OK. */
 void ldr_op_done(struct ldr_op *op, enum larder_kind kind);
 /* Reset the results for another attempt; counters are kept. */

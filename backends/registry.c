@@ -29,6 +29,17 @@ const char *ldr_store_cfg_get(const struct ldr_store_cfg *cfg, const char *name)
     return NULL;
 }
 
+void ldr_op_start_on_net(struct ldr_op *op)
+{
+    const struct ldr_backend_ops *ops = op->backend->ops;
+    ldr_op_fn *const slot[LDR_OP_WHATS] = {
+        [LDR_OP_GET] = ops->get, [LDR_OP_HEAD] = ops->head, [LDR_OP_PUT] = ops->put, [LDR_OP_DELETE] = ops->del
+    };
+
+    assert(op->what < LDR_OP_WHATS);
+    slot[op->what](op->backend, op);
+}
+
 void ldr_op_done(struct ldr_op *op, enum larder_kind kind)
 {
     assert(op->priv == NULL); /* the backend let go of everything it had for this op */

@@ -142,25 +142,7 @@ static void on_done(struct ldr_op *op)
 
 static void run_on_net(struct ldr_task *t)
 {
-    struct ldr_op *op = LDR_CONTAINER(t, struct ldr_op, task);
-    const struct ldr_backend_ops *ops = op->backend->ops;
-
-    switch (op->what) {
-    case LDR_OP_GET:
-        ops->get(op->backend, op);
-        break;
-    case LDR_OP_HEAD:
-        ops->head(op->backend, op);
-        break;
-    case LDR_OP_PUT:
-        ops->put(op->backend, op);
-        break;
-    case LDR_OP_DELETE:
-        ops->del(op->backend, op);
-        break;
-    case LDR_OP_WHATS:
-        abort();
-    }
+    ldr_op_start_on_net(LDR_CONTAINER(t, struct ldr_op, task));
 }
 
 static enum larder_kind call(struct bd *d, enum ldr_op_what what, const char *container, const char *key,
