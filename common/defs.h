@@ -28,7 +28,12 @@
 #define LDR_WIRE_REQUEST_MAX   (256 * LDR_KIB) /* bytes of one message from a client */
 #define LDR_WIRE_REPLY_MAX     LDR_MIB
 #define LDR_WIRE_CHUNK         (256 * LDR_KIB) /* object bytes in one reply */
-#define LDR_WIRE_PART          (128 * LDR_KIB) /* object bytes in one request */
-#define LDR_PUT_MAX            (8 * LDR_MIB)   /* a put without staging */
+/* … that the agent puts into one: with what stands around them a unix socket takes them at once. nng 1.5 can lose its
+ * thread that closes connections when a client dies in the middle of a longer message. */
+#define LDR_WIRE_SEND      (120 * LDR_KIB)
+#define LDR_WIRE_PART      (128 * LDR_KIB) /* object bytes in one request */
+#define LDR_WIRE_MANY      256             /* keys of one GetMany */
+#define LDR_WIRE_START_MAX (8 * LDR_KIB)   /* bytes of a listing's cursor */
+#define LDR_PUT_MAX        (8 * LDR_MIB)   /* a put without staging */
 
 #endif

@@ -22,6 +22,8 @@
 #define LDR_NAME_FILL   "fill"
 #define LDR_NAME_IPC    "ipc"
 #define LDR_NAME_SOCKET "agent.sock"
+#define LDR_NAME_RW     "rw"
+#define LDR_NAME_TOUCH  "rw/touch"
 
 /* gen-N/hdr: mapped by clients, PROT_READ. Complete before `format` names its generation. */
 struct ldr_hdr {

@@ -49,6 +49,13 @@ bool ldr_meta_add_pair(struct ldr_meta *m, enum ldr_tag tag, const char *name, c
 bool ldr_meta_copy(struct ldr_meta *to,
                    const struct ldr_meta *from); /* `to` is initialised; what it held is replaced */
 
+/* Is a validator strong, so that it stands for the very bytes (If-Match; ranges of two requests)? `W/` marks a weak one,
+ * and none at all is no stronger. */
+static inline bool ldr_validator_strong(const uint8_t *p, size_t n)
+{
+    return n > 0 && !(n >= 2 && p[0] == 'W' && p[1] == '/');
+}
+
 /* Step through encoded fields: *pos starts at 0. False at the end or where the bytes stop making sense. */
 bool ldr_fields_next(const uint8_t *fields, size_t len, size_t *pos, struct ldr_field *out);
 /* Are the fields well-formed to their last byte (lengths fit; texts and pairs hold the NULs that they must)? */

@@ -68,6 +68,7 @@ size_t ldr_record_pack_head(const struct ldr_record *r, const void *key, size_t 
     put64(out + 72, r->payload_hash);
     memcpy(out + 80, &r->boot, 4);
     out[84] = r->block_log2;
+    out[85] = r->prefix;
     if (r->fields_len)
         memcpy(out + LDR_RECORD_FIXED, r->fields, r->fields_len);
     put64(out + 8, head_hash(out, head_len, key, key_len));
@@ -110,6 +111,7 @@ bool ldr_record_unpack(const uint8_t *p, size_t len, const void *key, size_t key
                                 .last_modified_s = (int64_t)get64(p + 64),
                                 .payload_hash = get64(p + 72),
                                 .block_log2 = p[84],
+                                .prefix = p[85],
                                 .fields = p + LDR_RECORD_FIXED,
                                 .fields_len = head_len - LDR_RECORD_FIXED,
                                 .payload = p + head_len };
@@ -137,6 +139,20 @@ uint64_t ldr_record_blocks(const struct ldr_record *r)
     if (r->flags & LDR_FLAG_INLINE || r->size_bytes == 0)
         return 0;
     return ((r->size_bytes - 1) >> r->block_log2) + 1;
+}
+
+uint64_t ldr_record_block_len(const struct ldr_record *r, uint32_t block)
+{
+    uint64_t left = r->size_bytes - ((uint64_t)block << r->block_log2), full = UINT64_C(1) << r->block_log2;
+
+    return left < full ? left : full;
+}
+
+uint8_t ldr_block_log2_for(uint64_t size, uint8_t log2)
+{
+    while (size > (uint64_t)LDR_BLOCKS_MAX << log2)
+        log2++;
+    return log2;
 }
 
 void ldr_block_key(const struct ldr_id *id, uint32_t block, uint8_t out[LDR_BLOCK_KEY_LEN])

@@ -3,7 +3,7 @@
  * Object record: a fixed head, tagged fields (meta.h), and for a small object its bytes. All integers little-endian.
  *   offset  0 version u16 · 2 head_len u16 (fixed head + fields) · 4 flags u32 · 8 head_hash u64
  *          16 object id, 16 bytes · 32 seq u64 · 40 size u64 · 48 fresh_until_ns u64 · 56 validated_at_ns u64
- *          64 last_modified_s i64 · 72 payload_hash u64 · 80 boot u32 · 84 block_log2 u8 · 85..87 zero
+ *          64 last_modified_s i64 · 72 payload_hash u64 · 80 boot u32 · 84 block_log2 u8 · 85 prefix u8 · 86, 87 zero
  *          88 fields … head_len inline bytes …
  * head_hash = XXH3-64 over the index key, then bytes [0, 8) and [16, head_len): a record under another key is damaged.
  * A reader checks it at every hit. payload_hash (XXH3-64 of the inline bytes) is kept; no reader checks it yet.
@@ -34,6 +34,7 @@ struct ldr_record {
     uint64_t seq, size_bytes, fresh_until_ns, validated_at_ns, payload_hash;
     int64_t last_modified_s;
     uint8_t block_log2;
+    uint8_t prefix; /* slot of its policy's counters in rw/touch */
     /* borrowed from the record's bytes */
     const uint8_t *fields, *payload;
     size_t fields_len, payload_len; /* payload: inline objects only, then payload_len == size_bytes */
@@ -56,6 +57,11 @@ size_t ldr_record_head_len(const uint8_t *p, size_t len);
 bool ldr_record_fresh(const struct ldr_record *r, uint32_t boot, int64_t now_ns);
 /* How many blocks an object has; 0 for an inline or empty one. */
 uint64_t ldr_record_blocks(const struct ldr_record *r);
+/* Bytes of block `block`: the last one may be short. */
+uint64_t ldr_record_block_len(const struct ldr_record *r, uint32_t block);
+/* The block size (its log2) for an object of `size` bytes: `log2` of the configuration, raised until the object has no
+ * more than LDR_BLOCKS_MAX blocks. */
+uint8_t ldr_block_log2_for(uint64_t size, uint8_t log2);
 
 /* Block record: key 01 'b' id block (u32 big-endian); value length u64, XXH3-64 u64. */
 #define LDR_BLOCK_KEY_LEN   22

@@ -66,7 +66,7 @@ static bool is_azure(const char *scheme, size_t len)
     return (len == 4 && !memcmp(scheme, "abfs", 4)) || (len == 5 && !memcmp(scheme, "abfss", 5));
 }
 
-enum larder_kind ldr_uri_parse(const char *text, struct ldr_uri *out, struct larder_err *err)
+static enum larder_kind parse(const char *text, bool prefix, struct ldr_uri *out, struct larder_err *err)
 {
     size_t scheme_len = scheme_span(text);
     struct ldr_uri u;
@@ -82,10 +82,12 @@ enum larder_kind ldr_uri_parse(const char *text, struct ldr_uri *out, struct lar
 
     u.container = text + scheme_len + 3;
     slash = strchr(u.container, '/');
-    if (!slash)
+    if (!slash && !prefix)
         return invalid(err, text, "has no key: scheme://container/key is needed");
+    if (!slash)
+        slash = text + strlen(text);
     u.container_len = (size_t)(slash - u.container);
-    u.key = slash + 1;
+    u.key = *slash ? slash + 1 : slash;
     u.key_len = strlen(u.key);
 
     at = memrchr(u.container, '@', u.container_len);
@@ -116,12 +118,22 @@ enum larder_kind ldr_uri_parse(const char *text, struct ldr_uri *out, struct lar
     for (size_t i = 0; i < u.container_len; i++)
         if (is_control(u.container[i]))
             return invalid(err, text, "has a control character in its container name");
-    if (u.key_len == 0)
+    if (u.key_len == 0 && !prefix)
         return invalid(err, text, "has no key: scheme://container/key is needed");
     if (u.key_len > LDR_KEY_MAX)
         return invalid(err, text, "has a key that is too long");
     *out = u;
     return LARDER_OK;
+}
+
+enum larder_kind ldr_uri_parse(const char *text, struct ldr_uri *out, struct larder_err *err)
+{
+    return parse(text, false, out, err);
+}
+
+enum larder_kind ldr_uri_parse_prefix(const char *text, struct ldr_uri *out, struct larder_err *err)
+{
+    return parse(text, true, out, err);
 }
 
 size_t ldr_uri_text(const struct ldr_uri *u, char *out)

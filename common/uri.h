@@ -33,6 +33,9 @@ struct ldr_uri {
  */
 enum larder_kind ldr_uri_parse(const char *text, struct ldr_uri *out, struct larder_err *err);
 
+/* The same for a prefix of references: its key may be empty, and for a container alone the `/` may be left out. */
+enum larder_kind ldr_uri_parse_prefix(const char *text, struct ldr_uri *out, struct larder_err *err);
+
 /* The canonical text, NUL-terminated, into `out` of LDR_URI_MAX + 1 bytes; returns its length. */
 size_t ldr_uri_text(const struct ldr_uri *u, char *out);
 

@@ -41,6 +41,33 @@ static enum larder_kind check_part(const Larder__Wire__PutPart *m, struct larder
     return LARDER_OK;
 }
 
+static bool page_ok(const Larder__Wire__Page *p)
+{
+    if (strnlen(p->next, LDR_WIRE_START_MAX + 1) > LDR_WIRE_START_MAX)
+        return false;
+    for (size_t i = 0; i < p->n_entry; i++)
+        if (!key_ok(p->entry[i]->key) || p->entry[i]->size > LDR_OBJECT_SIZE_MAX)
+            return false;
+    return true;
+}
+
+static bool many_ok(const Larder__Wire__Many *m)
+{
+    for (size_t i = 0; i < m->n_item; i++)
+        if (!id_ok(m->item[i]->object_id))
+            return false;
+    return true;
+}
+
+static enum larder_kind check_list(const Larder__Wire__List *m, struct larder_err *err)
+{
+    if (!key_ok(m->prefix))
+        return invalid(err, "prefix");
+    if (strnlen(m->delimiter, 65) > 64)
+        return invalid(err, "delimiter");
+    return strnlen(m->start, LDR_WIRE_START_MAX + 1) <= LDR_WIRE_START_MAX ? LARDER_OK : invalid(err, "start");
+}
+
 enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_request **out, struct larder_err *err)
 {
     ldr_wire_request *r;
@@ -57,8 +84,9 @@ enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_reque
             k = invalid(err, "key");
         else if (!id_ok(r->get->seen_id))
             k = invalid(err, "object id");
-        else if (r->get->offset > LDR_OBJECT_SIZE_MAX)
-            k = invalid(err, "offset");
+        else if (r->get->offset > LDR_OBJECT_SIZE_MAX || r->get->length > LDR_OBJECT_SIZE_MAX ||
+                 r->get->ahead > LDR_OBJECT_SIZE_MAX)
+            k = invalid(err, "range");
         else if (r->get->validator.len > LDR_META_MAX ||
                  (r->get->validator.len && memchr(r->get->validator.data, 0, r->get->validator.len)))
             k = invalid(err, "validator");
@@ -74,6 +102,21 @@ enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_reque
         break;
     case LARDER__WIRE__REQUEST__BODY_DELETE:
         k = key_ok(r->delete_->key) ? LARDER_OK : invalid(err, "key");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_GET_MANY:
+        k = r->get_many->n_key <= LDR_WIRE_MANY ? LARDER_OK : invalid(err, "number of keys");
+        for (size_t i = 0; i < r->get_many->n_key && !k; i++)
+            if (!key_ok(r->get_many->key[i]))
+                k = invalid(err, "key");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_LIST:
+        k = check_list(r->list, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_COPY:
+        k = key_ok(r->copy->from) && key_ok(r->copy->to) ? LARDER_OK : invalid(err, "key");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_WHY:
+        k = key_ok(r->why->key) ? LARDER_OK : invalid(err, "key");
         break;
     case LARDER__WIRE__REQUEST__BODY_HELLO:
     case LARDER__WIRE__REQUEST__BODY_STATUS:
@@ -97,7 +140,9 @@ enum larder_kind ldr_wire_unpack_reply(const void *p, size_t n, ldr_wire_reply *
     if (!r)
         return ldr_fail(err, LARDER_UNAVAILABLE, "the agent's answer could not be read");
     if (!id_ok(r->object_id) ||
-        (r->body_case == LARDER__WIRE__REPLY__BODY_BYTES && r->bytes->data.len > LDR_WIRE_CHUNK)) {
+        (r->body_case == LARDER__WIRE__REPLY__BODY_BYTES && r->bytes->data.len > LDR_WIRE_CHUNK) ||
+        (r->body_case == LARDER__WIRE__REPLY__BODY_PAGE && !page_ok(r->page)) ||
+        (r->body_case == LARDER__WIRE__REPLY__BODY_MANY && !many_ok(r->many))) {
         larder__wire__reply__free_unpacked(r, NULL);
         return ldr_fail(err, LARDER_UNAVAILABLE, "the agent's answer makes no sense");
     }
