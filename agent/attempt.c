@@ -59,8 +59,15 @@ static void count(struct ldr_attempt *a)
         ldr_count(a->counters, store_puts, op->requests);
         break;
     case LDR_OP_DELETE:
-    case LDR_OP_WHATS:
         ldr_count(a->counters, store_deletes, op->requests);
+        break;
+    case LDR_OP_LIST:
+        ldr_count(a->counters, store_lists, op->requests);
+        break;
+    case LDR_OP_COPY:
+        ldr_count(a->counters, store_copies, op->requests);
+        break;
+    case LDR_OP_WHATS:
         break;
     }
     ldr_count(a->counters, store_bytes_in, op->bytes_in);

@@ -8,6 +8,11 @@
  *     op that failed with a kind worth a retry is handed over again, whole). s3 alone sends once more by itself, where
  *     the store refused this machine's clock.
  *  4. A get that ends OK delivered exactly the bytes that begin() announced. A shorter or longer body is UNAVAILABLE.
+ *     A ranged get is cut at the object's end; begin() says the range that really comes. One that starts at or behind
+ *     the end announces length 0 at the object's size (so does any ranged get of an empty object), with full metadata: a
+ *     store that answers 416 is asked by HEAD within the op. A store that ignores the range and sends all is announced
+ *     as [0, size) where the range began at 0, and UNSUPPORTED otherwise. An answer for another range than was asked
+ *     for is CORRUPT; one with another validator than if_match named is PRECONDITION, as if the store had refused.
  *  5. One request of the store per op, where the store allows it; `requests` counts what was really sent.
  *  6. Keys are sent byte for byte (no cleaning of `//`, `.`, `..`). A key that a store cannot hold is INVALID.
  *  7. No secret in any message. Errors name the object as `scheme://container/key` and carry the store's request id. */
@@ -30,7 +35,28 @@ struct ldr_sink {
     enum larder_kind (*write)(struct ldr_sink *s, const void *p, size_t n, struct larder_err *err);
 };
 
-enum ldr_op_what { LDR_OP_GET, LDR_OP_HEAD, LDR_OP_PUT, LDR_OP_DELETE, LDR_OP_WHATS };
+/* One page of a listing. Texts are owned by the page. */
+struct ldr_list_entry {
+    char *key;      /* without the container */
+    char *etag;     /* as for people, no quotes; NULL: unknown */
+    bool is_prefix; /* a group of keys up to the delimiter: only `key` is set */
+    uint64_t size_bytes;
+    int64_t last_modified_s; /* LDR_TIME_UNKNOWN */
+};
+struct ldr_page {
+    struct ldr_list_entry *entries;
+    size_t n, cap;
+    size_t bytes; /* of the texts: a page stays below LDR_PAGE_BYTES_MAX */
+    char *next;   /* where the next page starts; NULL: this was the last */
+};
+#define LDR_PAGE_ENTRIES_MAX 800
+#define LDR_PAGE_BYTES_MAX   (900 * LDR_KIB) /* fits a reply */
+/* Add an entry; texts are copied, etag may be NULL. False: out of memory, or the page is full. */
+bool ldr_page_add(struct ldr_page *p, const char *key, bool is_prefix, uint64_t size, int64_t last_modified_s,
+                  const char *etag);
+void ldr_page_release(struct ldr_page *p); /* empty again */
+
+enum ldr_op_what { LDR_OP_GET, LDR_OP_HEAD, LDR_OP_PUT, LDR_OP_DELETE, LDR_OP_LIST, LDR_OP_COPY, LDR_OP_WHATS };
 
 struct ldr_op {
     struct ldr_task task; /* the hand-off between threads; free for whoever holds the op */
@@ -44,6 +70,9 @@ struct ldr_op {
     bool ranged; /* only [offset, offset + length); else the whole object */
     uint64_t offset, length;
     const char *if_match; /* NULL, or the validator that the object must still have: else PRECONDITION */
+    /* get: NULL, or the validator of the version that the caller has: while the object has it the op ends OK with
+     * not_modified set, `meta` as far as the store repeats it, and no call of the sink */
+    const char *if_none_match;
     struct ldr_sink *sink;
 
     /* put: the body is `bytes`, or `fd` from 0 (>= 0; then bytes is NULL) */
@@ -53,10 +82,20 @@ struct ldr_op {
     const struct ldr_meta *put_meta; /* content type and the like, user metadata; NULL: none */
     bool create_only;                /* EXISTS if there is one; UNSUPPORTED where the store cannot promise it */
 
+    /* list: `key` is the prefix. Up to max_entries keys behind `start` (an earlier page's next), in the store's order,
+     * grouped by `delimiter` */
+    const char *delimiter, *start; /* NULL: none; borrowed */
+    unsigned max_entries;          /* 1 .. LDR_PAGE_ENTRIES_MAX */
+
+    /* copy: from this object of the same backend to container/key; metadata goes along */
+    const char *from_uri, *from_container, *from_key; /* borrowed */
+
     /* results */
     enum larder_kind kind;
     struct larder_err err;
     struct ldr_meta meta;    /* get, head: of the object. put: validator, ETag, version; size as put */
+    bool not_modified;       /* get: see if_none_match */
+    struct ldr_page page;    /* list; owned by the op's owner */
     uint32_t retry_after_ms; /* 0: the store did not say */
     bool sent;               /* a request that can change the store may have reached it */
     unsigned requests;
@@ -78,6 +117,7 @@ void ldr_op_rearm(struct ldr_op *op);
 #define LDR_CAP_IF_MATCH    2u /* get: if_match is honoured by the store */
 #define LDR_CAP_CREATE_ONLY 4u
 #define LDR_CAP_USER_META   8u
+#define LDR_CAP_STREAM_ONLY 16u /* ranges of two requests may be of two versions: one request brings the whole object */
 
 /* Settings of one store, as the configuration has them (reference: docs/configuration.md). */
 struct ldr_store_cfg {
@@ -107,6 +147,8 @@ struct ldr_backend_ops {
                              struct ldr_backend **out, struct larder_err *err);
     void (*close)(struct ldr_backend *b); /* after its last op; any thread */
     ldr_op_fn *get, *head, *put, *del;    /* on the net thread */
+    ldr_op_fn *list;                      /* the same */
+    ldr_op_fn *copy;                      /* optional: without it UNSUPPORTED */
     /* Hash of what says which store this is (kind, endpoint, account, path; no secret): another one, another cache. */
     uint64_t (*fingerprint)(const struct ldr_backend *b);
 };

@@ -6,8 +6,12 @@
  *  3. An object appears whole or not at all: it is written in CONTAINER/.larder-tmp, synced and renamed. No key can
  * have that segment. What a crash leaves there is removed at a later open, when it is a day old.
  *  4. A delete removes the directories that it leaves empty; a put that loses its directory to one makes it again.
- *  5. Metadata lives in the extended attribute user.larder.meta, encoded as in meta.h. */
-#include "backends/backend.h"
+ *  5. Metadata lives in the extended attribute user.larder.meta, encoded as in meta.h.
+ *  6. Ranges of two requests are of one version, or the second fails (so no LDR_CAP_STREAM_ONLY). The validator is inode,
+ *     size, mtime and ctime in ns; it is compared with if_match when the file is opened, and the file's facts again
+ *     behind its last byte. That is what one stream over all ranges would check. What neither sees is a file written in
+ *     place twice within one tick of the kernel's clock, or through a mapping; a put of ours writes no file in place. */
+#include "backends/page.h"
 #include "common/clock.h"
 #include "common/hash.h"
 #include "common/log.h"
@@ -35,6 +39,9 @@
 #define MAKE_TRIES    16              /* of a put whose directory is deleted under it */
 #define VALIDATOR_MAX 80              /* four hex numbers, three dashes, two quotes, NUL */
 #define META_ROOM     256             /* kept free in the fields for validator and ETag */
+#define NAMES_MAX     1024            /* of a directory, kept in order at once while it is listed */
+#define NAMES_DEEP    16              /* the same, for directories deeper than LEVELS_WIDE */
+#define LEVELS_WIDE   16
 
 extern const struct ldr_backend_ops ldr_backend_local;
 
@@ -159,6 +166,11 @@ static int open_parent(const struct local *l, struct place *p, bool make)
 
 /* ---- failures ---- */
 
+static bool writes(const struct ldr_op *op)
+{
+    return op->what == LDR_OP_PUT || op->what == LDR_OP_COPY;
+}
+
 /* The kind of an errno; `doing` is what was tried ("read"). */
 static enum larder_kind fail_sys(struct ldr_op *op, const char *doing)
 {
@@ -166,13 +178,13 @@ static enum larder_kind fail_sys(struct ldr_op *op, const char *doing)
 
     switch (errno) {
     case ENOTDIR:
-        if (op->what == LDR_OP_PUT)
+        if (writes(op))
             return ldr_fail(&op->err, LARDER_INVALID,
                             "object \"%s\": part of its path is an object itself, and a local store cannot hold both",
                             op->uri);
         return ldr_fail(&op->err, LARDER_NOT_FOUND, "object \"%s\" does not exist", op->uri);
     case ENOENT:
-        if (op->what == LDR_OP_PUT) { /* a directory just made is gone again */
+        if (writes(op)) { /* a directory just made is gone again */
             k = LARDER_UNAVAILABLE;
             break;
         }
@@ -250,8 +262,8 @@ static bool same_bytes(const struct stat *a, const struct stat *b)
            (file_ns(&a->st_ctim) == file_ns(&b->st_ctim) || a->st_nlink != b->st_nlink);
 }
 
-/* Add what the attribute holds. One that makes no sense (others may write it) counts as none. */
-static bool meta_load(struct ldr_op *op, int fd)
+/* Add what the attribute holds to `m`. One that makes no sense (others may write it) counts as none. */
+static bool meta_load(const struct ldr_op *op, int fd, struct ldr_meta *m)
 {
     uint8_t fields[LDR_META_MAX - META_ROOM];
     ssize_t n = fgetxattr(fd, XATTR, fields, sizeof fields);
@@ -265,7 +277,7 @@ static bool meta_load(struct ldr_op *op, int fd)
         return true;
     }
     while (ldr_fields_next(fields, (size_t)n, &pos, &f))
-        if (tag_kept(f.tag) && !ldr_meta_add(&op->meta, f.tag, f.p, f.len))
+        if (tag_kept(f.tag) && !ldr_meta_add(m, f.tag, f.p, f.len))
             return false;
     return true;
 }
@@ -280,7 +292,7 @@ static enum larder_kind describe(struct ldr_op *op, int fd, const struct stat *s
     op->meta.size_bytes = (uint64_t)st->st_size;
     op->meta.last_modified_s = st->st_mtim.tv_sec;
     if (!ldr_meta_add_text(&op->meta, LDR_TAG_VALIDATOR, v) ||
-        !ldr_meta_add(&op->meta, LDR_TAG_ETAG, v + 1, strlen(v) - 2) || !meta_load(op, fd))
+        !ldr_meta_add(&op->meta, LDR_TAG_ETAG, v + 1, strlen(v) - 2) || !meta_load(op, fd, &op->meta))
         return ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory for its metadata", op->uri);
     return LARDER_OK;
 }
@@ -304,10 +316,8 @@ static enum larder_kind check_put_meta(struct ldr_op *op)
     return LARDER_OK;
 }
 
-static enum larder_kind meta_store(struct ldr_op *op, int fd)
+static enum larder_kind meta_store(struct ldr_op *op, int fd, const struct ldr_meta *m)
 {
-    const struct ldr_meta *m = op->put_meta;
-
     if (!m || m->fields.len == 0 || fsetxattr(fd, XATTR, m->fields.p, m->fields.len, XATTR_CREATE) == 0)
         return LARDER_OK;
     if (errno == ENOTSUP)
@@ -353,16 +363,11 @@ static enum larder_kind head(const struct local *l, struct ldr_op *op)
     return k;
 }
 
-/* Which part of `size` bytes does the op want? */
-static enum larder_kind clip_range(struct ldr_op *op, uint64_t size, uint64_t *offset, uint64_t *length)
+/* Which part of `size` bytes does the op want? Behind the end it is empty. */
+static void clip_range(const struct ldr_op *op, uint64_t size, uint64_t *offset, uint64_t *length)
 {
-    *offset = op->ranged ? op->offset : 0;
-    if (*offset > 0 && *offset >= size)
-        return ldr_fail(&op->err, LARDER_INVALID,
-                        "object \"%s\": byte %" PRIu64 " was asked for, it has %" PRIu64 " bytes", op->uri, *offset,
-                        size);
+    *offset = !op->ranged ? 0 : op->offset < size ? op->offset : size;
     *length = op->ranged && op->length < size - *offset ? op->length : size - *offset;
-    return LARDER_OK;
 }
 
 static enum larder_kind read_into_sink(struct ldr_op *op, int fd, uint64_t offset, uint64_t length)
@@ -393,11 +398,23 @@ static enum larder_kind read_into_sink(struct ldr_op *op, int fd, uint64_t offse
     return k;
 }
 
+/* Behind the last byte that was read: was it one version all the time? */
+static enum larder_kind check_unchanged(struct ldr_op *op, int fd, const struct stat *before)
+{
+    struct stat after;
+
+    if (fstat(fd, &after) == -1)
+        return fail_sys(op, "stat");
+    if (!same_bytes(before, &after))
+        return ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\" was written to while it was read", op->uri);
+    return LARDER_OK;
+}
+
 static enum larder_kind get(const struct local *l, struct ldr_op *op)
 {
     char v[VALIDATOR_MAX];
-    struct stat st, after;
-    uint64_t offset = 0, length = 0;
+    struct stat st;
+    uint64_t offset, length;
     int fd = -1;
     enum larder_kind k = open_object(l, op, &fd, &st);
 
@@ -408,21 +425,23 @@ static enum larder_kind get(const struct local *l, struct ldr_op *op)
         k = ldr_fail(&op->err, LARDER_PRECONDITION, "object \"%s\" has changed", op->uri);
         goto done;
     }
-    if ((k = clip_range(op, (uint64_t)st.st_size, &offset, &length)) || (k = describe(op, fd, &st)) ||
-        (k = op->sink->begin(op->sink, &op->meta, offset, length, &op->err)) ||
-        (k = read_into_sink(op, fd, offset, length)))
+    if ((k = describe(op, fd, &st)))
         goto done;
-    if (fstat(fd, &after) == -1)
-        k = fail_sys(op, "stat");
-    else if (!same_bytes(&st, &after))
-        k = ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\" was written to while it was read", op->uri);
+    if (op->if_none_match && !strcmp(op->if_none_match, v)) {
+        op->not_modified = true;
+        goto done;
+    }
+    clip_range(op, (uint64_t)st.st_size, &offset, &length);
+    if (!(k = op->sink->begin(op->sink, &op->meta, offset, length, &op->err)) &&
+        !(k = read_into_sink(op, fd, offset, length)))
+        k = check_unchanged(op, fd, &st);
 done:
     if (fd != -1)
         close(fd);
     return k;
 }
 
-/* ---- put ---- */
+/* ---- put, copy ---- */
 
 static enum larder_kind write_all(struct ldr_op *op, int fd, const uint8_t *p, uint64_t n)
 {
@@ -525,6 +544,77 @@ static enum larder_kind publish(const struct local *l, struct ldr_op *op, struct
     return ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\": its directory is deleted again and again", op->uri);
 }
 
+/* The body of a put. */
+static enum larder_kind write_new(struct ldr_op *op, int fd)
+{
+    enum larder_kind k =
+        op->bytes || op->size_bytes == 0 ? write_all(op, fd, op->bytes, op->size_bytes) : copy_body(op, fd);
+
+    return k ? k : meta_store(op, fd, op->put_meta);
+}
+
+/* All bytes of one file into another, by the kernel where both are of one file system. */
+static enum larder_kind copy_bytes(struct ldr_op *op, struct ldr_op *source, int from, uint64_t left, int fd)
+{
+    enum larder_kind k = LARDER_OK;
+    bool by_kernel = true;
+    uint8_t *buf = NULL;
+
+    while (!k && left && !(k = check_deadline(op))) {
+        ssize_t n;
+
+        if (by_kernel) {
+            n = copy_file_range(from, NULL, fd, NULL, left < 64 * LDR_MIB ? left : 64 * LDR_MIB, 0);
+            if (n == -1 && errno != EINTR && errno != ENOSPC && errno != EDQUOT && errno != EIO) {
+                by_kernel = false; /* EXDEV, ENOSYS, EOPNOTSUPP, EINVAL, …: whatever it has against it */
+                continue;
+            }
+            if (n == -1 && errno != EINTR)
+                k = fail_sys(op, "write");
+        } else if (!buf && !(buf = malloc(CHUNK))) {
+            k = ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory", op->uri);
+            continue;
+        } else if ((n = read(from, buf, left < CHUNK ? left : CHUNK)) > 0) {
+            k = write_all(op, fd, buf, (uint64_t)n);
+        } else if (n == -1 && errno != EINTR) {
+            k = fail_sys(source, "read");
+            op->err = source->err;
+        }
+        if (n == 0)
+            k = ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\" was shortened while it was copied", source->uri);
+        left -= n > 0 ? (uint64_t)n : 0;
+    }
+    free(buf);
+    return k;
+}
+
+/* The body and metadata of a copy. */
+static enum larder_kind write_copy(const struct local *l, struct ldr_op *op, int fd)
+{
+    struct ldr_op source = { .what = LDR_OP_HEAD, /* for names and messages: its failures are those of a head */
+                             .uri = op->from_uri,
+                             .container = op->from_container,
+                             .key = op->from_key };
+    struct ldr_meta m;
+    struct stat st;
+    int from = -1;
+    enum larder_kind k = open_object(l, &source, &from, &st);
+
+    ldr_meta_init(&m);
+    if (!k && !(k = copy_bytes(op, &source, from, (uint64_t)st.st_size, fd)))
+        k = check_unchanged(&source, from, &st);
+    if (source.err.kind)
+        op->err = source.err;
+    if (!k && !meta_load(&source, from, &m))
+        k = ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory for its metadata", op->uri);
+    if (!k)
+        k = meta_store(op, fd, &m);
+    ldr_meta_release(&m);
+    if (from != -1)
+        close(from);
+    return k;
+}
+
 static enum larder_kind put(const struct local *l, struct ldr_op *op)
 {
     char tmp[TMP_NAME_MAX];
@@ -538,8 +628,7 @@ static enum larder_kind put(const struct local *l, struct ldr_op *op)
     if ((k = place_init(&p, op)) || (k = check_put_meta(op)) || (k = make_tmp(l, op, &dir, tmp, &fd)))
         goto done;
     named = true;
-    if ((k = op->bytes || op->size_bytes == 0 ? write_all(op, fd, op->bytes, op->size_bytes) : copy_body(op, fd)) ||
-        (k = meta_store(op, fd)))
+    if ((k = op->what == LDR_OP_COPY ? write_copy(l, op, fd) : write_new(op, fd)))
         goto done;
 
     /* The kernel's file times move in ticks and inodes are reused: two puts of one size within a tick could end up with
@@ -619,6 +708,198 @@ static enum larder_kind del(const struct local *l, struct ldr_op *op)
     return k;
 }
 
+/* ---- list ---- */
+
+/* The smallest names of a directory, in order; those of directories end in `/`, as the keys below them go on. Memory is
+ * bounded: a directory with more is read again for the next ones. */
+struct names {
+    size_t n, keep;
+    bool more;    /* there are larger ones */
+    char *name[]; /* 2 * keep; the first `keep` are the smallest once there are more */
+};
+
+struct listing {
+    const struct local *l;
+    struct ldr_paging page;
+    char path[PATH_MAX]; /* "container/key", or a directory's with a `/` behind it */
+    const char *key;     /* in it */
+};
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void names_cut(struct names *s)
+{
+    qsort(s->name, s->n, sizeof s->name[0], by_bytes);
+    for (; s->n > s->keep; s->more = true)
+        free(s->name[--s->n]);
+}
+
+static bool names_add(struct names *s, const char *name)
+{
+    if (s->more && strcmp(name, s->name[s->keep - 1]) > 0)
+        return true;
+    if (s->n == 2 * s->keep)
+        names_cut(s);
+    s->name[s->n] = strdup(name);
+    return s->name[s->n] && ++s->n;
+}
+
+static void names_release(struct names *s)
+{
+    while (s->n > 0)
+        free(s->name[--s->n]);
+    s->more = false;
+}
+
+/* Is the entry an object (0), a directory ('/'), or nothing to us (-1)? */
+static int entry_type(int dir, const struct dirent *e)
+{
+    unsigned char type = e->d_type;
+    struct stat st;
+
+    if (type == DT_UNKNOWN && fstatat(dir, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        type = S_ISDIR(st.st_mode) ? DT_DIR : S_ISREG(st.st_mode) ? DT_REG : DT_UNKNOWN;
+    return type == DT_DIR ? '/' : type == DT_REG ? 0 : -1;
+}
+
+/* The next wanted names, behind `after`, of the directory that path[0 .. len) names. Where all of its keys are one group
+ * the first object will do. One that is gone is empty. */
+static enum larder_kind read_names(struct listing *g, size_t len, const char *after, struct names *out)
+{
+    struct ldr_op *op = g->page.op;
+    enum larder_kind k = LARDER_OK;
+    bool any = ldr_paging_in_group(&g->page, g->key), found = false;
+    struct dirent *e;
+    DIR *d = NULL;
+    int fd;
+
+    g->path[len - 1] = '\0';
+    fd = open_beneath(g->l, g->path, O_RDONLY | O_DIRECTORY);
+    g->path[len - 1] = '/';
+    if (fd == -1)
+        return errno == ENOENT || errno == ENOTDIR ? LARDER_OK : fail_sys(op, "list");
+    if (!(d = fdopendir(fd))) {
+        k = fail_sys(op, "list");
+        close(fd);
+        return k;
+    }
+    while (!k && !(any && found) && (errno = 0, e = readdir(d))) {
+        size_t n = strlen(e->d_name);
+        int type = segment_fault(e->d_name, n) ? -1 : entry_type(fd, e);
+
+        if (type == -1 || len + n + 1 >= sizeof g->path)
+            continue;
+        memcpy(g->path + len, e->d_name, n);
+        g->path[len + n] = (char)type;
+        g->path[len + n + 1] = '\0';
+        if ((after && strcmp(g->path + len, after) <= 0) ||
+            !(type ? ldr_paging_wants_below(&g->page, g->key) : ldr_paging_wants(&g->page, g->key)))
+            continue;
+        found = type == 0;
+        if (any && found)
+            names_release(out);
+        if (!names_add(out, g->path + len))
+            k = ldr_fail(&op->err, LARDER_NO_MEMORY, "out of memory for a listing of \"%s\"", op->uri);
+    }
+    if (!k && !(any && found) && errno)
+        k = fail_sys(op, "list");
+    closedir(d);
+    g->path[len] = '\0';
+    names_cut(out);
+    return k;
+}
+
+/* Add the object that `path` names, unless it went away. */
+static enum larder_kind list_object(struct listing *g)
+{
+    char v[VALIDATOR_MAX] = "";
+    struct stat st = { 0 };
+    int fd;
+
+    if (ldr_paging_in_group(&g->page, g->key))
+        return ldr_paging_add(&g->page, g->key, 0, LDR_TIME_UNKNOWN, NULL);
+    fd = open_beneath(g->l, g->path, O_PATH);
+    if (fd == -1)
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP ? LARDER_OK : fail_sys(g->page.op, "list");
+    if (fstat(fd, &st) == -1)
+        st.st_mode = 0;
+    close(fd);
+    if (!S_ISREG(st.st_mode))
+        return LARDER_OK;
+    validator_text(&st, v);
+    v[strlen(v) - 1] = '\0';
+    return ldr_paging_add(&g->page, g->key, (uint64_t)st.st_size, st.st_mtim.tv_sec, v + 1);
+}
+
+/* The directory that path[0 .. len) names, the last byte a `/`. */
+static enum larder_kind list_dir(struct listing *g, size_t len, unsigned level)
+{
+    size_t keep = level < LEVELS_WIDE ? NAMES_MAX : NAMES_DEEP;
+    struct names *s = calloc(1, sizeof *s + 2 * keep * sizeof s->name[0]);
+    char after[NAME_MAX + 2] = "";
+    enum larder_kind k = LARDER_OK;
+    bool more = true;
+
+    if (!s)
+        return ldr_fail(&g->page.op->err, LARDER_NO_MEMORY, "out of memory for a listing of \"%s\"", g->page.op->uri);
+    s->keep = keep;
+    while (!k && more && !g->page.full && !(k = check_deadline(g->page.op))) {
+        k = read_names(g, len, *after ? after : NULL, s);
+        for (size_t i = 0; !k && i < s->n && !g->page.full; i++) {
+            size_t n = strlen(s->name[i]);
+            bool dir = s->name[i][n - 1] == '/';
+
+            memcpy(g->path + len, s->name[i], n + 1);
+            if (dir && ldr_paging_wants_below(&g->page, g->key))
+                k = list_dir(g, len + n, level + 1);
+            else if (!dir && ldr_paging_wants(&g->page, g->key)) /* its group may have come since it was read */
+                k = list_object(g);
+            g->path[len] = '\0';
+        }
+        more = s->more && ldr_paging_wants_below(&g->page, g->key);
+        if (s->n)
+            memcpy(after, s->name[s->n - 1], strlen(s->name[s->n - 1]) + 1);
+        names_release(s);
+    }
+    free(s);
+    return k;
+}
+
+/* Listings begin in the deepest directory that the prefix names whole. */
+static enum larder_kind list(const struct local *l, struct ldr_op *op)
+{
+    struct listing g = { .l = l };
+    size_t container = strlen(op->container), len;
+    const char *slash = strrchr(op->key, '/'), *fault = NULL;
+    enum larder_kind k;
+    int fd;
+
+    if (strchr(op->container, '/') || (fault = segment_fault(op->container, container)))
+        return ldr_fail(&op->err, LARDER_INVALID, "\"%s\": a local store cannot hold %s", op->uri,
+                        fault ? fault : "a container with \"/\"");
+    fd = open_beneath(l, op->container, O_PATH | O_DIRECTORY);
+    if (fd == -1 && (errno == ENOENT || errno == ENOTDIR))
+        return ldr_fail(&op->err, LARDER_NOT_FOUND, "could not list \"%s\": container \"%s\" does not exist", op->uri,
+                        op->container);
+    if (fd == -1)
+        return fail_sys(op, "list");
+    close(fd);
+    len = container + 1 + (slash ? (size_t)(slash - op->key) + 1 : 0);
+    if (len >= sizeof g.path)
+        return LARDER_OK; /* no object has such a name */
+    for (const char *p = op->key, *end; slash && p <= slash && (end = strchr(p, '/')); p = end + 1)
+        if (segment_fault(p, (size_t)(end - p)))
+            return LARDER_OK;
+    snprintf(g.path, sizeof g.path, "%s/%.*s", op->container, (int)(len - container - 1), op->key);
+    g.key = g.path + container + 1;
+    ldr_paging_init(&g.page, op);
+    k = list_dir(&g, len, 0);
+    return k ? k : ldr_paging_end(&g.page);
+}
+
 /* ---- the backend ---- */
 
 static void run(struct ldr_task *t)
@@ -637,10 +918,14 @@ static void run(struct ldr_task *t)
             k = head(l, op);
             break;
         case LDR_OP_PUT:
+        case LDR_OP_COPY:
             k = put(l, op);
             break;
         case LDR_OP_DELETE:
             k = del(l, op);
+            break;
+        case LDR_OP_LIST:
+            k = list(l, op);
             break;
         case LDR_OP_WHATS:
             abort();
@@ -754,5 +1039,7 @@ const struct ldr_backend_ops ldr_backend_local = {
     .head = local_start,
     .put = local_start,
     .del = local_start,
+    .list = local_start,
+    .copy = local_start,
     .fingerprint = local_fingerprint,
 };

@@ -3,7 +3,7 @@
  * One table under one mutex. An item is immutable and counted, so that a reader keeps its version while a put replaces
  * it, and no lock is held while a sink takes the bytes. What an op does happens when it arrives; with `latency_ms` its
  * answer comes later. */
-#include "backends/backend.h"
+#include "backends/page.h"
 #include "common/hash.h"
 
 #include <errno.h>
@@ -68,8 +68,8 @@ static bool item_is(const struct item *it, uint64_t hash, const char *container,
     return it->hash == hash && !strncmp(it->name, container, n) && it->name[n] == '/' && !strcmp(it->name + n + 1, key);
 }
 
-/* An item with room for the op's bytes, not filled in yet; NULL: out of memory. */
-static struct item *item_new(const struct ldr_op *op)
+/* An item for the op's name with room for its bytes, not filled in yet; NULL: out of memory. */
+static struct item *item_new(const struct ldr_op *op, uint64_t size)
 {
     struct item *it = calloc(1, sizeof *it);
 
@@ -78,8 +78,8 @@ static struct item *item_new(const struct ldr_op *op)
     it->refs = 1;
     it->hash = name_hash(op->container, op->key);
     ldr_meta_init(&it->meta);
-    it->meta.size_bytes = op->size_bytes;
-    it->bytes = malloc(op->size_bytes ? op->size_bytes : 1);
+    it->meta.size_bytes = size;
+    it->bytes = size < SIZE_MAX ? malloc(size ? size : 1) : NULL;
     if (!it->bytes || asprintf(&it->name, "%s/%s", op->container, op->key) == -1) {
         it->name = NULL; /* asprintf() leaves it undefined */
         item_unref(it);
@@ -149,12 +149,12 @@ static void unlink_item(struct memory *m, struct item **slot)
     item_unref(it);
 }
 
-static struct item *find_ref(struct memory *m, const struct ldr_op *op)
+static struct item *find_ref(struct memory *m, const char *container, const char *key)
 {
     struct item *it;
 
     pthread_mutex_lock(&m->mtx);
-    it = *slot_find(m, name_hash(op->container, op->key), op->container, op->key);
+    it = *slot_find(m, name_hash(container, key), container, key);
     if (it)
         atomic_fetch_add(&it->refs, 1);
     pthread_mutex_unlock(&m->mtx);
@@ -236,13 +236,14 @@ static enum larder_kind deliver(struct ldr_op *op, const struct item *it)
     ldr_meta_text(&it->meta, LDR_TAG_VALIDATOR, v, sizeof v);
     if (op->if_match && strcmp(op->if_match, v) != 0)
         return ldr_fail(&op->err, LARDER_PRECONDITION, "object \"%s\" has changed", op->uri);
-    if (offset > 0 && offset >= size)
-        return ldr_fail(&op->err, LARDER_INVALID,
-                        "object \"%s\": byte %" PRIu64 " was asked for, it has %" PRIu64 " bytes", op->uri, offset,
-                        size);
-    length = op->ranged && op->length < size - offset ? op->length : size - offset;
     if (!ldr_meta_copy(&op->meta, &it->meta))
         return no_memory(op);
+    if (op->if_none_match && !strcmp(op->if_none_match, v)) {
+        op->not_modified = true;
+        return LARDER_OK;
+    }
+    offset = offset < size ? offset : size;
+    length = op->ranged && op->length < size - offset ? op->length : size - offset;
     k = op->sink->begin(op->sink, &op->meta, offset, length, &op->err);
     for (uint64_t done = 0, n; !k && done < length; done += n) {
         n = length - done < PIECE ? length - done : PIECE;
@@ -273,17 +274,18 @@ static void memory_get(struct ldr_backend *b, struct ldr_op *op)
 {
     op->backend = b;
     op->requests++;
-    op->priv = find_ref((struct memory *)b, op);
+    op->priv = find_ref((struct memory *)b, op->container, op->key);
     answer_on_net(op, run_deliver);
 }
 
-/* ---- put, delete ---- */
+/* ---- put, copy, delete ---- */
 
-static void store_on_net(struct ldr_op *op, struct item *it)
+/* Takes the item. `described`: its metadata is complete. */
+static void store_on_net(struct ldr_op *op, struct item *it, bool described)
 {
     enum larder_kind k;
 
-    if (!item_describe(it, op->put_meta)) {
+    if (!described && !item_describe(it, op->put_meta)) {
         k = ldr_fail(&op->err, LARDER_LIMIT_EXCEEDED, "object \"%s\" has too much metadata", op->uri);
         item_unref(it);
     } else if (!ldr_meta_copy(&op->meta, &it->meta)) {
@@ -308,7 +310,7 @@ static void run_loaded(struct ldr_task *t)
         item_unref(it);
         answer_kind_on_net(op, op->kind);
     } else {
-        store_on_net(op, it);
+        store_on_net(op, it, false);
     }
 }
 
@@ -337,7 +339,7 @@ static void run_load(struct ldr_task *t)
 
 static void memory_put(struct ldr_backend *b, struct ldr_op *op)
 {
-    struct item *it = op->size_bytes < SIZE_MAX ? item_new(op) : NULL;
+    struct item *it = item_new(op, op->size_bytes);
 
     op->backend = b;
     op->requests++;
@@ -346,13 +348,36 @@ static void memory_put(struct ldr_backend *b, struct ldr_op *op)
     } else if (op->bytes || op->size_bytes == 0) {
         if (op->size_bytes)
             memcpy(it->bytes, op->bytes, op->size_bytes);
-        store_on_net(op, it);
+        store_on_net(op, it, false);
     } else {
         op->priv = it;
         op->task.run = run_load;
         ldr_net_away_on_net(b->env.net, 1);
         ldr_pool_post(b->env.pool, &op->task);
     }
+}
+
+static void memory_copy(struct ldr_backend *b, struct ldr_op *op)
+{
+    struct item *from = find_ref((struct memory *)b, op->from_container, op->from_key), *it = NULL;
+
+    op->backend = b;
+    op->requests++;
+    if (!from) {
+        answer_kind_on_net(
+            op, ldr_fail(&op->err, LARDER_NOT_FOUND, "could not copy \"%s\": it does not exist", op->from_uri));
+        return;
+    }
+    it = item_new(op, from->meta.size_bytes);
+    if (!it || !ldr_meta_copy(&it->meta, &from->meta)) {
+        item_unref(it);
+        answer_kind_on_net(op, no_memory(op));
+    } else {
+        memcpy(it->bytes, from->bytes, from->meta.size_bytes);
+        it->meta.last_modified_s = time(NULL);
+        store_on_net(op, it, true);
+    }
+    item_unref(from);
 }
 
 static void memory_del(struct ldr_backend *b, struct ldr_op *op)
@@ -369,6 +394,60 @@ static void memory_del(struct ldr_backend *b, struct ldr_op *op)
         unlink_item(m, slot);
     pthread_mutex_unlock(&m->mtx);
     answer_kind_on_net(op, LARDER_OK);
+}
+
+/* ---- list ---- */
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(struct item *const *)a)->name, (*(struct item *const *)b)->name);
+}
+
+/* The wanted items of a container, in order. NULL: out of memory. Under mtx. */
+static struct item **find_wanted(struct memory *m, const struct ldr_paging *page, const char *container, size_t *n)
+{
+    struct item **all = malloc((m->n_items + 1) * sizeof *all);
+    size_t len = strlen(container);
+
+    *n = 0;
+    for (size_t i = 0; all && i < m->n_buckets; i++)
+        for (struct item *it = m->buckets[i]; it; it = it->next)
+            if (!strncmp(it->name, container, len) && it->name[len] == '/' &&
+                ldr_paging_wants(page, it->name + len + 1))
+                all[(*n)++] = it;
+    if (all)
+        qsort(all, *n, sizeof *all, by_name);
+    return all;
+}
+
+static void memory_list(struct ldr_backend *b, struct ldr_op *op)
+{
+    struct memory *m = (struct memory *)b;
+    size_t n, len = strlen(op->container) + 1;
+    enum larder_kind k = LARDER_OK;
+    struct ldr_paging page;
+    struct item **all;
+    char etag[64];
+
+    op->backend = b;
+    op->requests++;
+    ldr_paging_init(&page, op);
+    pthread_mutex_lock(&m->mtx);
+    all = find_wanted(m, &page, op->container, &n);
+    if (!all)
+        k = no_memory(op);
+    for (size_t i = 0; !k && i < n && !page.full; i++) {
+        const struct ldr_meta *meta = &all[i]->meta;
+
+        ldr_meta_text(meta, LDR_TAG_ETAG, etag, sizeof etag);
+        if (ldr_paging_wants(&page, all[i]->name + len))
+            k = ldr_paging_add(&page, all[i]->name + len, meta->size_bytes, meta->last_modified_s, etag);
+    }
+    pthread_mutex_unlock(&m->mtx);
+    free(all);
+    if (!k)
+        k = ldr_paging_end(&page);
+    answer_kind_on_net(op, k);
 }
 
 /* ---- the backend ---- */
@@ -450,5 +529,7 @@ const struct ldr_backend_ops ldr_backend_memory = {
     .head = memory_get,
     .put = memory_put,
     .del = memory_del,
+    .list = memory_list,
+    .copy = memory_copy,
     .fingerprint = memory_fingerprint,
 };

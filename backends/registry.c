@@ -33,16 +33,24 @@ void ldr_op_start_on_net(struct ldr_op *op)
 {
     const struct ldr_backend_ops *ops = op->backend->ops;
     ldr_op_fn *const slot[LDR_OP_WHATS] = {
-        [LDR_OP_GET] = ops->get, [LDR_OP_HEAD] = ops->head, [LDR_OP_PUT] = ops->put, [LDR_OP_DELETE] = ops->del
+        [LDR_OP_GET] = ops->get,    [LDR_OP_HEAD] = ops->head, [LDR_OP_PUT] = ops->put,
+        [LDR_OP_DELETE] = ops->del, [LDR_OP_LIST] = ops->list, [LDR_OP_COPY] = ops->copy
     };
 
     assert(op->what < LDR_OP_WHATS);
-    slot[op->what](op->backend, op);
+    assert(op->what != LDR_OP_LIST || (op->max_entries >= 1 && op->max_entries <= LDR_PAGE_ENTRIES_MAX));
+    if (op->what == LDR_OP_COPY && !ops->copy)
+        ldr_op_done(op, ldr_fail(&op->err, LARDER_UNSUPPORTED, "could not copy \"%s\": a store \"%s\" cannot copy",
+                                 op->from_uri, ops->kind));
+    else
+        slot[op->what](op->backend, op);
 }
 
 void ldr_op_done(struct ldr_op *op, enum larder_kind kind)
 {
     assert(op->priv == NULL); /* the backend let go of everything it had for this op */
+    if (kind)
+        ldr_page_release(&op->page); /* a listing is whole or none */
     op->kind = kind;
     op->done(op);
 }
@@ -52,6 +60,7 @@ void ldr_op_rearm(struct ldr_op *op)
     op->kind = LARDER_OK;
     op->err = (struct larder_err){ 0 };
     op->retry_after_ms = 0;
-    op->sent = false;
+    op->sent = op->not_modified = false;
     ldr_meta_release(&op->meta);
+    ldr_page_release(&op->page);
 }

@@ -1,9 +1,9 @@
 /* s3.c - S3 and every store that speaks like it (backend.h). Step 7 of a get.
  *
  * An op becomes one signed request: build() makes URL and headers, sigv4 signs them, the transport sends them. The
- * answer's head is checked in on_headers(), the body of a get goes straight into the op's sink, and on_done() turns the
- * outcome into a kind and a message. All of it runs on the net thread, but for the hash of a large body, which the pool
- * makes before the request is built.
+ * answer's head is checked in on_headers(), the body of a get goes straight into the op's sink (any other is gathered and
+ * read as XML), and on_done() turns the outcome into a kind and a message. All of it runs on the net thread, but for the
+ * hash of a large body, which the pool makes before the request is built.
  *
  * Addresses: with a configured endpoint ENDPOINT/BUCKET/KEY; without one https://BUCKET.s3.REGION.amazonaws.com/KEY
  * (a bucket whose name cannot stand in a host name as it is: in the path). Keys are sent byte for byte. */
@@ -27,12 +27,15 @@
 #include <unistd.h>
 #include <zlib.h>
 
-#define URL_MAX        (8 * LDR_KIB)
+#define URL_MAX        (48 * LDR_KIB) /* a prefix of LDR_KEY_MAX and a cursor of LDR_WIRE_START_MAX, all escaped */
 #define HEADERS_MAX    (64 * LDR_KIB) /* of a request */
 #define HASH_HERE_MAX  (64 * LDR_KIB) /* larger bodies are hashed on the pool */
 #define HASH_PIECE     (256 * LDR_KIB)
 #define SKEW_S         300 /* a clock that is further off than this explains a refusal that gives no reason */
 #define RETRY_AFTER_MS (3600 * 1000)
+#define LIST_KEY_MAX   (3 * 4096 + 1) /* of a key in a listing, escaped */
+#define ETAG_MAX       256
+#define COPY_SOURCE    "x-amz-copy-source"
 #define USER_META      "x-amz-meta-"
 #define CHECKSUM       "x-amz-checksum-"
 
@@ -64,6 +67,7 @@ struct s3_op {
     struct ldr_op *op;
 
     /* the request */
+    enum ldr_op_what ask;             /* op->what; of a range behind the end then HEAD: how large is the object? */
     char payload[LDR_SHA256_HEX_MAX]; /* hash of the body */
     struct ldr_buf url;
     struct ldr_buf lines; /* header lines, each ended by a NUL */
@@ -71,18 +75,20 @@ struct s3_op {
     bool clock_tried; /* sent a second time with the store's clock */
 
     /* the answer */
-    bool good;             /* its status is the success of this op */
-    bool told;             /* op->err says already why it fails: the sink's reason, or ours */
-    struct ldr_buf reason; /* the body of a refusal */
-    uint64_t due, got;     /* bytes of a get */
+    bool good;           /* its status is the success of this op */
+    bool told;           /* op->err says already why it fails: the sink's reason, or ours */
+    struct ldr_buf text; /* the body of a refusal, or of an answer in XML */
+    uint64_t due, got;   /* bytes of a get */
     struct sum sum;
 };
 
 static const char *const verbs[LDR_OP_WHATS] = {
-    [LDR_OP_GET] = "get", [LDR_OP_HEAD] = "look up", [LDR_OP_PUT] = "put", [LDR_OP_DELETE] = "delete"
+    [LDR_OP_GET] = "get",       [LDR_OP_HEAD] = "look up", [LDR_OP_PUT] = "put",
+    [LDR_OP_DELETE] = "delete", [LDR_OP_LIST] = "list",    [LDR_OP_COPY] = "copy"
 };
 static const char *const methods[LDR_OP_WHATS] = {
-    [LDR_OP_GET] = "GET", [LDR_OP_HEAD] = "HEAD", [LDR_OP_PUT] = "PUT", [LDR_OP_DELETE] = "DELETE"
+    [LDR_OP_GET] = "GET",       [LDR_OP_HEAD] = "HEAD", [LDR_OP_PUT] = "PUT",
+    [LDR_OP_DELETE] = "DELETE", [LDR_OP_LIST] = "GET",  [LDR_OP_COPY] = "PUT"
 };
 
 /* Fields of an object that are plain headers of a request and of an answer. */
@@ -117,7 +123,7 @@ static void op_end(struct s3_op *o, enum larder_kind kind)
     sum_release(&o->sum);
     ldr_buf_release(&o->url);
     ldr_buf_release(&o->lines);
-    ldr_buf_release(&o->reason);
+    ldr_buf_release(&o->text);
     free(o);
     op->priv = NULL;
     ldr_op_done(op, kind);
@@ -133,9 +139,11 @@ static struct s3_op *op_begin(struct ldr_backend *b, struct ldr_op *op)
     }
     o->s3 = (struct s3 *)b;
     o->op = op;
+    o->ask = op->what;
     o->url = LDR_BUF_INIT(URL_MAX);
     o->lines = LDR_BUF_INIT(HEADERS_MAX);
-    o->reason = LDR_BUF_INIT(LDR_XML_MAX + 1);
+    /* one byte over the limit is enough to know that it is too large to be read */
+    o->text = LDR_BUF_INIT((op->what == LDR_OP_LIST ? LDR_XML_ITEMS_MAX : LDR_XML_MAX) + 1);
     op->priv = o;
     return o;
 }
@@ -147,16 +155,39 @@ static bool is_dns_label(const char *bucket)
     return strlen(bucket) <= 63 && strspn(bucket, "abcdefghijklmnopqrstuvwxyz0123456789-") == strlen(bucket);
 }
 
-static enum larder_kind check_name(const struct ldr_op *op, struct larder_err *err)
+static enum larder_kind check_name(const char *container, const char *key, const char *uri, struct larder_err *err)
 {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
-    size_t n = strspn(op->container, letters);
+    size_t n = strspn(container, letters);
 
-    if (n == 0 || n > 255 || op->container[n] || strchr(".-_", op->container[0]))
-        return ldr_fail(err, LARDER_INVALID, "\"%s\" is no name of a bucket", op->container);
-    if (!op->key[0])
-        return ldr_fail(err, LARDER_INVALID, "\"%s\" names no object: the key is empty", op->uri);
+    if (n == 0 || n > 255 || container[n] || strchr(".-_", container[0]))
+        return ldr_fail(err, LARDER_INVALID, "\"%s\" is no name of a bucket", container);
+    if (!key[0])
+        return ldr_fail(err, LARDER_INVALID, "\"%s\" names no object: the key is empty", uri);
     return LARDER_OK;
+}
+
+static enum larder_kind check_names(const struct ldr_op *op, struct larder_err *err)
+{
+    enum larder_kind k = check_name(op->container, op->what == LDR_OP_LIST ? "any" : op->key, op->uri, err);
+
+    if (!k && op->what == LDR_OP_COPY)
+        k = check_name(op->from_container, op->from_key, op->from_uri, err);
+    return k;
+}
+
+/* An empty value is as good as none. */
+static bool add_param(struct ldr_buf *url, const char *name, const char *value)
+{
+    return !value || !*value || (ldr_buf_addf(url, "&%s=", name) && ldr_sigv4_escape(url, value, false));
+}
+
+/* With encoding-type=url keys come back that XML cannot hold. */
+static bool add_list_query(struct ldr_buf *url, const struct ldr_op *op)
+{
+    return ldr_buf_addf(url, "?list-type=2&encoding-type=url&max-keys=%u", op->max_entries) &&
+           add_param(url, "prefix", op->key) && add_param(url, "delimiter", op->delimiter) &&
+           add_param(url, "continuation-token", op->start);
 }
 
 /* URL, host and where in the URL the path starts. */
@@ -173,7 +204,8 @@ static enum larder_kind make_url(struct s3_op *o, char *host, size_t host_cap, s
         return ldr_fail(err, LARDER_INVALID, "the address of bucket \"%s\" is too long", op->container);
     *path_at = o->url.len;
     if (!ldr_buf_addf(&o->url, "%s/", s3->prefix) || (!in_host && !ldr_buf_addf(&o->url, "%s/", op->container)) ||
-        !ldr_sigv4_escape(&o->url, op->key, true) || !ldr_buf_str(&o->url))
+        !(o->ask == LDR_OP_LIST ? add_list_query(&o->url, op) : ldr_sigv4_escape(&o->url, op->key, true)) ||
+        !ldr_buf_str(&o->url))
         return ldr_fail(err, LARDER_INVALID, "the key of \"%s\" is too long", op->uri);
     return LARDER_OK;
 }
@@ -245,6 +277,19 @@ static enum larder_kind add_put_headers(struct s3_op *o, struct larder_err *err)
     return k;
 }
 
+/* If-Match compares strongly, so a weak validator matches nothing, whatever the object is (RFC 9110). */
+static enum larder_kind add_if_match(struct s3_op *o, struct larder_err *err)
+{
+    const char *v = o->op->if_match;
+
+    if (!v)
+        return LARDER_OK;
+    if (!ldr_validator_strong((const uint8_t *)v, strlen(v)))
+        return ldr_fail(err, LARDER_UNSUPPORTED, "\"%s\" has a weak ETag only, which names no version of its bytes",
+                        o->op->uri);
+    return add_header(o, "If-Match", v, err);
+}
+
 static enum larder_kind add_get_headers(struct s3_op *o, struct larder_err *err)
 {
     const struct ldr_op *op = o->op;
@@ -261,22 +306,60 @@ static enum larder_kind add_get_headers(struct s3_op *o, struct larder_err *err)
     } else {
         k = add_header(o, CHECKSUM "mode", "ENABLED", err); /* else S3 keeps them to itself */
     }
-    if (!k && op->if_match)
-        k = add_header(o, "If-Match", op->if_match, err);
+    if (!k)
+        k = add_if_match(o, err);
+    if (!k && op->if_none_match)
+        k = add_header(o, "If-None-Match", op->if_none_match, err);
     return k;
+}
+
+/* Metadata goes along where nothing else is said. */
+static enum larder_kind add_copy_headers(struct s3_op *o, struct larder_err *err)
+{
+    struct ldr_buf source = LDR_BUF_INIT(URL_MAX);
+    enum larder_kind k;
+
+    if (ldr_buf_addf(&source, "/%s/", o->op->from_container) && ldr_sigv4_escape(&source, o->op->from_key, true))
+        k = add_header_n(o, COPY_SOURCE, source.p, source.len, err);
+    else
+        k = ldr_fail(err, LARDER_INVALID, "the key of \"%s\" is too long", o->op->from_uri);
+    ldr_buf_release(&source);
+    return k;
+}
+
+static enum larder_kind add_op_headers(struct s3_op *o, struct larder_err *err)
+{
+    enum larder_kind k;
+
+    switch (o->ask) {
+    case LDR_OP_GET:
+        return add_get_headers(o, err);
+    case LDR_OP_HEAD:
+        k = add_header(o, CHECKSUM "mode", "ENABLED", err);
+        return k || o->op->what != LDR_OP_GET ? k : add_if_match(o, err);
+    case LDR_OP_PUT:
+        return add_put_headers(o, err);
+    case LDR_OP_COPY:
+        return add_copy_headers(o, err);
+    case LDR_OP_DELETE:
+    case LDR_OP_LIST:
+    case LDR_OP_WHATS:
+        break;
+    }
+    return LARDER_OK;
 }
 
 /* URL and signed headers, for this moment. */
 static enum larder_kind build(struct s3_op *o, struct larder_err *err)
 {
     struct s3 *s3 = o->s3;
-    struct ldr_sigv4 sign = { .method = methods[o->op->what],
+    struct ldr_sigv4 sign = { .method = methods[o->ask],
                               .payload = o->payload,
                               .region = s3->region,
                               .service = "s3",
                               .time_s = time(NULL) + s3->skew_s };
     struct ldr_buf authorization = LDR_BUF_INIT(HEADERS_MAX);
-    char host[512], date[LDR_SIGV4_DATE_MAX];
+    char host[512], date[LDR_SIGV4_DATE_MAX], *query;
     struct ldr_cred cred;
     size_t path_at = 0;
     enum larder_kind k = ldr_cred_get(s3->cred, &cred, err);
@@ -294,19 +377,21 @@ static enum larder_kind build(struct s3_op *o, struct larder_err *err)
         k = add_header(o, "X-Amz-Content-Sha256", o->payload, err);
     if (!k && cred.token)
         k = add_header(o, "X-Amz-Security-Token", cred.token, err);
-    if (!k && o->op->what == LDR_OP_GET)
-        k = add_get_headers(o, err);
-    if (!k && o->op->what == LDR_OP_HEAD)
-        k = add_header(o, CHECKSUM "mode", "ENABLED", err);
-    if (!k && o->op->what == LDR_OP_PUT)
-        k = add_put_headers(o, err);
+    if (!k)
+        k = add_op_headers(o, err);
     if (!k)
         k = list_headers(o, err);
     if (k)
         return k;
+    query = strchr((char *)o->url.p + path_at, '?'); /* a path has it escaped */
+    if (query)
+        *query = '\0';
     sign.path = (const char *)o->url.p + path_at;
+    sign.query = query ? query + 1 : NULL;
     sign.headers = o->headers;
     k = ldr_sigv4_authorization(&sign, &cred, &authorization, err);
+    if (query)
+        *query = '?';
     if (!k)
         k = add_header_n(o, "Authorization", authorization.p, authorization.len, err);
     if (!k)
@@ -440,14 +525,14 @@ static bool meta_add_text(struct ldr_meta *m, const struct text_header *h, const
 static enum larder_kind read_meta(struct s3_op *o, const struct ldr_http_reply *reply, struct larder_err *err)
 {
     struct ldr_meta *m = &o->op->meta;
-    bool put = o->op->what == LDR_OP_PUT, ok = true;
+    bool put = o->ask == LDR_OP_PUT || o->ask == LDR_OP_COPY, ok = true;
     size_t pos = 0, name_len, n;
     const char *name, *value;
     char date[64];
 
     ldr_meta_release(m);
     while (ok && ldr_http_header_next(reply, &pos, &name, &name_len, &value, &n)) {
-        if (is_name(name, name_len, "etag"))
+        if (is_name(name, name_len, "etag") && o->ask != LDR_OP_COPY) /* a copy's is in the body */
             ok = meta_add_etag(m, value, n);
         else if (starts_with(name, name_len, CHECKSUM) && !is_name(name, name_len, CHECKSUM "type"))
             ok = meta_add_pair(m, LDR_TAG_CHECKSUM, name + strlen(CHECKSUM), name_len - strlen(CHECKSUM), value, n);
@@ -487,6 +572,16 @@ static bool read_content_range(const struct ldr_http_reply *reply, uint64_t *fir
            read_number(&p, '/', last) && read_number(&p, '\0', total) && *first <= *last && *last < *total;
 }
 
+/* Is this the version that was asked for? */
+static bool is_wanted_version(const struct ldr_op *op)
+{
+    const struct ldr_buf *fields = &op->meta.fields;
+    struct ldr_field f;
+
+    return !op->if_match || (ldr_fields_find(fields->p, fields->len, LDR_TAG_VALIDATOR, &f) &&
+                             f.len == strlen(op->if_match) && !memcmp(f.p, op->if_match, f.len));
+}
+
 /* Which bytes follow: exactly those that were asked for, or the answer is of no use. */
 static enum larder_kind check_get(struct s3_op *o, const struct ldr_http_reply *reply, uint64_t *offset,
                                   struct larder_err *err)
@@ -494,21 +589,25 @@ static enum larder_kind check_get(struct s3_op *o, const struct ldr_http_reply *
     struct ldr_op *op = o->op;
     uint64_t length, first, last, total;
 
+    if (!is_wanted_version(op))
+        return ldr_fail_http(err, LARDER_PRECONDITION, reply->status,
+                             "could not get \"%s\": the store answers with another version than it was asked for",
+                             op->uri);
     if (reply->content_length < 0)
         return ldr_fail_http(err, LARDER_UNAVAILABLE, reply->status,
                              "could not get \"%s\": the answer does not say its length", op->uri);
     length = (uint64_t)reply->content_length;
-    if (reply->status == 200) { /* the whole object; does for a range that covers it */
-        if (op->ranged && (op->offset > 0 || length > op->length))
-            return ldr_fail_http(err, LARDER_UNAVAILABLE, 200,
+    if (reply->status == 200) { /* the whole object; it begins where the range does, or not */
+        if (op->ranged && op->offset > 0)
+            return ldr_fail_http(err, LARDER_UNSUPPORTED, 200,
                                  "could not get a part of \"%s\": the store answers with the whole object", op->uri);
         *offset = 0;
         o->due = op->meta.size_bytes = length;
         return LARDER_OK;
     }
     if (!read_content_range(reply, &first, &last, &total) || first != op->offset || length != last - first + 1 ||
-        (length != op->length && (length > op->length || last + 1 != total)))
-        return ldr_fail_http(err, LARDER_UNAVAILABLE, reply->status,
+        length > op->length || (length < op->length && last + 1 != total))
+        return ldr_fail_http(err, LARDER_CORRUPT, reply->status,
                              "could not get a part of \"%s\": the store answers with another part", op->uri);
     *offset = first;
     o->due = length;
@@ -516,11 +615,26 @@ static enum larder_kind check_get(struct s3_op *o, const struct ldr_http_reply *
     return LARDER_OK;
 }
 
-static bool is_success(const struct ldr_op *op, int status)
+/* The range began at or behind the end, said a 416; now the size is known. */
+static enum larder_kind begin_behind_end(struct s3_op *o)
 {
-    switch (op->what) {
+    struct ldr_op *op = o->op;
+    uint64_t size = op->meta.size_bytes;
+
+    if (!is_wanted_version(op))
+        return ldr_fail_http(&op->err, LARDER_PRECONDITION, 200, "could not get \"%s\": the object changed", op->uri);
+    if (op->offset < size) /* it grew in between, or the store is wrong */
+        return ldr_fail_http(&op->err, LARDER_UNAVAILABLE, 416,
+                             "could not get a part of \"%s\": the store refuses byte %" PRIu64 " of %" PRIu64, op->uri,
+                             op->offset, size);
+    return op->sink->begin(op->sink, &op->meta, size, 0, &op->err);
+}
+
+static bool is_success(const struct s3_op *o, int status)
+{
+    switch (o->ask) {
     case LDR_OP_GET:
-        return status == 200 || (status == 206 && op->ranged);
+        return status == 200 || (status == 206 && o->op->ranged) || (status == 304 && o->op->if_none_match);
     case LDR_OP_DELETE:
         return status == 200 || status == 202 || status == 204;
     default:
@@ -528,32 +642,43 @@ static bool is_success(const struct ldr_op *op, int status)
     }
 }
 
-static enum larder_kind read_head(struct s3_op *o, const struct ldr_http_reply *reply)
+static enum larder_kind read_get_head(struct s3_op *o, const struct ldr_http_reply *reply)
 {
     struct ldr_op *op = o->op;
     uint64_t offset = 0;
     enum larder_kind k;
 
-    if (op->what == LDR_OP_DELETE)
-        return LARDER_OK;
-    k = read_meta(o, reply, &op->err);
-    if (k)
-        return k;
-    if (op->what == LDR_OP_PUT) {
-        op->meta.size_bytes = op->size_bytes;
-        return LARDER_OK;
-    }
-    if (op->what == LDR_OP_HEAD) {
-        if (reply->content_length < 0)
-            return ldr_fail_http(&op->err, LARDER_UNAVAILABLE, reply->status,
-                                 "could not look up \"%s\": the answer does not say its size", op->uri);
-        op->meta.size_bytes = (uint64_t)reply->content_length;
+    if (reply->status == 304) {
+        op->not_modified = true;
         return LARDER_OK;
     }
     k = check_get(o, reply, &offset, &op->err);
-    if (!k && o->due == op->meta.size_bytes)
+    if (!k && o->due == op->meta.size_bytes) /* a part that is all of the object can be checked too */
         k = sum_choose(&o->sum, reply, &op->err);
     return k ? k : op->sink->begin(op->sink, &op->meta, offset, o->due, &op->err);
+}
+
+static enum larder_kind read_head(struct s3_op *o, const struct ldr_http_reply *reply)
+{
+    struct ldr_op *op = o->op;
+    enum larder_kind k;
+
+    if (o->ask == LDR_OP_DELETE || o->ask == LDR_OP_LIST)
+        return LARDER_OK;
+    k = read_meta(o, reply, &op->err);
+    if (k || o->ask == LDR_OP_COPY)
+        return k;
+    if (o->ask == LDR_OP_GET)
+        return read_get_head(o, reply);
+    if (o->ask == LDR_OP_PUT) {
+        op->meta.size_bytes = op->size_bytes;
+        return LARDER_OK;
+    }
+    if (reply->content_length < 0)
+        return ldr_fail_http(&op->err, LARDER_UNAVAILABLE, reply->status,
+                             "could not %s \"%s\": the answer does not say its size", verbs[op->what], op->uri);
+    op->meta.size_bytes = (uint64_t)reply->content_length;
+    return op->what == LDR_OP_GET ? begin_behind_end(o) : LARDER_OK;
 }
 
 /* The reason is in op->err and complete; the transport only passes the kind on. */
@@ -570,7 +695,7 @@ static enum larder_kind on_headers(struct ldr_http_req *r, const struct ldr_http
 {
     struct s3_op *o = LDR_CONTAINER(r, struct s3_op, http);
 
-    o->good = is_success(o->op, reply->status);
+    o->good = is_success(o, reply->status);
     return o->good ? tell(o, read_head(o, reply), err) : LARDER_OK;
 }
 
@@ -579,14 +704,14 @@ static enum larder_kind on_body(struct ldr_http_req *r, const void *p, size_t n,
     struct s3_op *o = LDR_CONTAINER(r, struct s3_op, http);
     struct ldr_op *op = o->op;
 
-    if (!o->good) { /* one byte over LDR_XML_MAX is enough to know that it is too large to be read */
-        size_t room = o->reason.cap - o->reason.len;
+    if (!o->good || o->ask == LDR_OP_LIST || o->ask == LDR_OP_COPY) {
+        size_t room = o->text.cap - o->text.len;
 
-        return ldr_buf_add(&o->reason, p, n < room ? n : room)
+        return ldr_buf_add(&o->text, p, n < room ? n : room)
                    ? LARDER_OK
                    : tell(o, ldr_fail(&op->err, LARDER_NO_MEMORY, "out of memory for an answer"), err);
     }
-    if (op->what != LDR_OP_GET)
+    if (o->ask != LDR_OP_GET)
         return LARDER_OK;
     if (n > o->due - o->got)
         return tell(
@@ -608,7 +733,8 @@ static bool has_code(const struct refusal *f, const char *code)
     return !strcmp(f->code, code);
 }
 
-static void read_refusal(struct s3_op *o, struct refusal *f)
+/* From the body `p`. */
+static void read_refusal(const struct s3_op *o, const void *p, size_t n, struct refusal *f)
 {
     const struct ldr_http_reply *reply = &o->http.reply;
     const struct ldr_xml_want want[] = { { "Code", f->code, sizeof f->code },
@@ -617,7 +743,7 @@ static void read_refusal(struct s3_op *o, struct refusal *f)
                                          { "Region", f->region, sizeof f->region } };
 
     *f = (struct refusal){ .status = reply->status };
-    ldr_xml_read(o->reason.p, o->reason.len, "Error", want, LDR_ARRAY_LEN(want));
+    ldr_xml_read(p, n, "Error", want, LDR_ARRAY_LEN(want));
     if (!f->id[0])
         ldr_http_header(reply, "x-amz-request-id", f->id, sizeof f->id);
     if (!f->region[0])
@@ -644,6 +770,10 @@ static enum larder_kind kind_of_refusal(const struct s3_op *o, const struct refu
                     { "ConditionalRequestConflict", LARDER_UNAVAILABLE },
                     { "BadDigest", LARDER_CORRUPT },
                     { "XAmzContentSHA256Mismatch", LARDER_CORRUPT },
+                    { "AccessDenied", LARDER_DENIED }, /* of a copy: with status 200 */
+                    { "NoSuchKey", LARDER_NOT_FOUND },
+                    { "NoSuchBucket", LARDER_NOT_FOUND },
+                    { "InvalidRequest", LARDER_INVALID },
                     { "ExpiredToken", LARDER_DENIED },
                     { "InvalidToken", LARDER_DENIED },
                     { "NotImplemented", LARDER_UNSUPPORTED }
@@ -689,6 +819,15 @@ static uint32_t retry_after_ms(const struct ldr_http_reply *reply)
     return s < RETRY_AFTER_MS / 1000 ? (uint32_t)(s * 1000) : RETRY_AFTER_MS;
 }
 
+/* What is tried, for messages: `get "s3://b/k"`. */
+static void say_what(const struct ldr_op *op, char *out, size_t cap)
+{
+    if (op->what == LDR_OP_COPY)
+        snprintf(out, cap, "copy \"%.400s\" to \"%.400s\"", op->from_uri, op->uri);
+    else
+        snprintf(out, cap, "%s \"%.900s\"", verbs[op->what], op->uri);
+}
+
 static void say_why(const struct s3_op *o, const struct refusal *f, enum larder_kind kind, char *out, size_t cap)
 {
     const struct ldr_op *op = o->op;
@@ -696,6 +835,8 @@ static void say_why(const struct s3_op *o, const struct refusal *f, enum larder_
     if (is_other_region(o, f))
         snprintf(out, cap, "bucket \"%s\" is in region \"%s\", the setting \"region\" says \"%s\"", op->container,
                  f->region, o->s3->region);
+    else if (kind == LARDER_NOT_FOUND && has_code(f, "NoSuchBucket") && op->what == LDR_OP_COPY)
+        snprintf(out, cap, "one of the buckets does not exist");
     else if (kind == LARDER_NOT_FOUND && has_code(f, "NoSuchBucket"))
         snprintf(out, cap, "bucket \"%s\" does not exist", op->container);
     else if (kind == LARDER_NOT_FOUND && has_code(f, "NoSuchKey"))
@@ -712,28 +853,29 @@ static void say_why(const struct s3_op *o, const struct refusal *f, enum larder_
         snprintf(out, cap, "the object has no bytes in this range");
     else if (f->code[0])
         snprintf(out, cap, "%s%s%s", f->code, f->text[0] ? ": " : "", f->text);
-    else if (o->reason.len > LDR_XML_MAX)
+    else if (o->text.len > LDR_XML_MAX)
         snprintf(out, cap, "the store's reason is larger than %d KiB", (int)(LDR_XML_MAX / LDR_KIB));
     else if (f->status < 400)
         snprintf(out, cap, "this is no answer to such a request");
     else
         snprintf(out, cap, "the store %s it %s", f->status >= 500 ? "failed at" : "refuses",
-                 op->what == LDR_OP_HEAD ? "(a HEAD brings no reason)" : "without a reason");
+                 o->ask == LDR_OP_HEAD ? "(a HEAD brings no reason)" : "without a reason");
 }
 
 static enum larder_kind refused(struct s3_op *o, const struct refusal *f)
 {
     enum larder_kind kind = kind_of_refusal(o, f);
     struct ldr_op *op = o->op;
-    char why[400];
+    char what[960], why[400];
 
     if (op->what == LDR_OP_DELETE && kind == LARDER_NOT_FOUND && !has_code(f, "NoSuchBucket"))
         return LARDER_OK; /* gone is gone */
     if (kind == LARDER_UNAVAILABLE)
         op->retry_after_ms = retry_after_ms(&o->http.reply);
+    say_what(op, what, sizeof what);
     say_why(o, f, kind, why, sizeof why);
-    return ldr_fail_http(&op->err, kind, f->status, "could not %s \"%s\": %s (HTTP %d%s%s)", verbs[op->what], op->uri,
-                         why, f->status, f->id[0] ? ", request id " : "", f->id);
+    return ldr_fail_http(&op->err, kind, f->status, "could not %s: %s (HTTP %d%s%s)", what, why, f->status,
+                         f->id[0] ? ", request id " : "", f->id);
 }
 
 /* Is it our clock that the store refuses? Then go by the store's from now on. */
@@ -752,14 +894,174 @@ static bool learn_clock(struct s3_op *o, const struct refusal *f)
     return true;
 }
 
+/* ---- listings ---- */
+
+/* A listing as it is read; item by item, see add_object() and add_group(). */
+struct listing {
+    struct ldr_op *op;
+    bool escaped; /* keys are */
+    const char *fault;
+    char key[LIST_KEY_MAX], size[24], modified[40], etag[ETAG_MAX];
+};
+
+/* "2009-10-12T17:50:30.000Z"; anything else is unknown. */
+static int64_t read_time(const char *text)
+{
+    struct tm tm = { 0 };
+    const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+
+    if (end && *end == '.')
+        end += 1 + strspn(end + 1, "0123456789");
+    return end && (!strcmp(end, "Z") || !strcmp(end, "+00:00")) ? (int64_t)timegm(&tm) : LDR_TIME_UNKNOWN;
+}
+
+/* In place. False: no such text, or a NUL. */
+static bool unescape(char *text)
+{
+    char *to = text;
+
+    for (const char *p = text; *p; p++, to++) {
+        uint8_t byte;
+
+        *to = *p == '+' ? ' ' : *p;
+        if (*p != '%')
+            continue;
+        if (!p[1] || !p[2] || !ldr_unhex(p + 1, 2, &byte, 1) || byte == 0)
+            return false;
+        *to = (char)byte;
+        p += 2;
+    }
+    *to = '\0';
+    return true;
+}
+
+/* The text between the quotes, in place; NULL: nothing. */
+static const char *strip_etag(char *etag)
+{
+    size_t n;
+
+    if (!strncmp(etag, "W/", 2))
+        etag += 2;
+    n = strlen(etag);
+    if (n >= 2 && etag[0] == '"' && etag[n - 1] == '"') {
+        etag[n - 1] = '\0';
+        etag++;
+    }
+    return *etag ? etag : NULL;
+}
+
+static bool list_fault(struct listing *l, const char *fault)
+{
+    l->fault = fault;
+    return false;
+}
+
+static bool add_entry(struct listing *l, bool is_prefix, uint64_t size, int64_t modified, const char *etag)
+{
+    struct ldr_op *op = l->op;
+
+    if ((l->escaped && !unescape(l->key)) || !l->key[0])
+        return list_fault(l, "a key in it makes no sense");
+    if (strncmp(l->key, op->key, strlen(op->key)) != 0)
+        return list_fault(l, "it has keys that nobody asked for");
+    if (op->page.n == op->max_entries)
+        return list_fault(l, "it has more keys than were asked for");
+    return ldr_page_add(&op->page, l->key, is_prefix, size, modified, etag) ||
+           list_fault(l, "its keys are larger than a page may be");
+}
+
+static bool add_object(void *user)
+{
+    struct listing *l = user;
+    const char *p = l->size;
+    uint64_t size;
+
+    if (!read_number(&p, '\0', &size) || size > LDR_OBJECT_SIZE_MAX)
+        return list_fault(l, "a size in it makes no sense");
+    return add_entry(l, false, size, read_time(l->modified), strip_etag(l->etag));
+}
+
+static bool add_group(void *user)
+{
+    return add_entry(user, true, 0, LDR_TIME_UNKNOWN, NULL);
+}
+
+static enum larder_kind bad_listing(struct s3_op *o, const char *fault)
+{
+    return ldr_fail_http(&o->op->err, LARDER_CORRUPT, 200, "could not list \"%s\": the store's answer is of no use: %s",
+                         o->op->uri, fault);
+}
+
+/* Read twice: whether keys are escaped may be said behind them. */
+static enum larder_kind listed(struct s3_op *o)
+{
+    struct listing l = { .op = o->op };
+    char encoding[8], truncated[8], token[LDR_WIRE_START_MAX + 2];
+    const struct ldr_xml_want all[] = { { "EncodingType", encoding, sizeof encoding },
+                                        { "IsTruncated", truncated, sizeof truncated },
+                                        { "NextContinuationToken", token, sizeof token } };
+    const struct ldr_xml_want object[] = { { "Key", l.key, sizeof l.key },
+                                           { "Size", l.size, sizeof l.size },
+                                           { "LastModified", l.modified, sizeof l.modified },
+                                           { "ETag", l.etag, sizeof l.etag } };
+    const struct ldr_xml_want group[] = { { "Prefix", l.key, sizeof l.key } };
+    const struct ldr_xml_item items[] = { { "Contents", object, LDR_ARRAY_LEN(object), add_object },
+                                          { "CommonPrefixes", group, LDR_ARRAY_LEN(group), add_group } };
+    static const char root[] = "ListBucketResult";
+
+    if (!ldr_xml_read_items(o->text.p, o->text.len, root, all, LDR_ARRAY_LEN(all), NULL, 0, NULL))
+        return bad_listing(o, o->text.len > LDR_XML_ITEMS_MAX ? "it is too large" : "it is no whole listing");
+    l.escaped = !strcmp(encoding, "url");
+    if (!ldr_xml_read_items(o->text.p, o->text.len, root, NULL, 0, items, LDR_ARRAY_LEN(items), &l))
+        return bad_listing(o, l.fault ? l.fault : "a text in it is too long");
+    if (!strcmp(truncated, "false"))
+        return LARDER_OK;
+    if (strcmp(truncated, "true") != 0)
+        return bad_listing(o, "it does not say whether it is the last one");
+    if (!token[0] || strlen(token) > LDR_WIRE_START_MAX || (o->op->start && !strcmp(token, o->op->start)))
+        return bad_listing(o, "it is not the last one, and does not say where the next one starts");
+    o->op->page.next = strdup(token);
+    return o->op->page.next
+               ? LARDER_OK
+               : ldr_fail(&o->op->err, LARDER_NO_MEMORY, "out of memory for a listing of \"%s\"", o->op->uri);
+}
+
 /* ---- the end ---- */
+
+/* A store that cannot finish a copy says so behind a status of 200. Such a body may begin with blanks, sent while the
+ * copy ran. */
+static enum larder_kind copied(struct s3_op *o)
+{
+    struct ldr_op *op = o->op;
+    const char *p = (const char *)o->text.p;
+    size_t n = o->text.len;
+    char etag[ETAG_MAX], modified[40];
+    const struct ldr_xml_want want[] = { { "ETag", etag, sizeof etag }, { "LastModified", modified, sizeof modified } };
+    struct refusal f;
+
+    while (n > 0 && strchr(" \t\r\n", *p))
+        p++, n--;
+    if (ldr_xml_read(p, n, "CopyObjectResult", want, LDR_ARRAY_LEN(want))) {
+        op->meta.last_modified_s = read_time(modified);
+        if (etag[0] && !meta_add_etag(&op->meta, etag, strlen(etag)))
+            return ldr_fail(&op->err, LARDER_NO_MEMORY, "out of memory for the metadata of \"%s\"", op->uri);
+        return LARDER_OK;
+    }
+    read_refusal(o, p, n, &f);
+    if (f.code[0])
+        return refused(o, &f);
+    return ldr_fail_http(&op->err, LARDER_CORRUPT, 200, "could not copy \"%.200s\": the store's answer makes no sense",
+                         op->from_uri);
+}
 
 static enum larder_kind accepted(struct s3_op *o)
 {
     struct ldr_op *op = o->op;
 
-    if (op->what != LDR_OP_GET)
-        return LARDER_OK;
+    if (o->ask == LDR_OP_LIST)
+        return listed(o);
+    if (o->ask == LDR_OP_COPY)
+        return copied(o);
     if (o->got != o->due)
         return ldr_fail(&op->err, LARDER_UNAVAILABLE, "could not get \"%s\": fewer bytes than announced", op->uri);
     if (!sum_matches(&o->sum))
@@ -768,27 +1070,37 @@ static enum larder_kind accepted(struct s3_op *o)
     return LARDER_OK;
 }
 
+static bool changes_store(const struct ldr_op *op)
+{
+    return op->what == LDR_OP_PUT || op->what == LDR_OP_DELETE || op->what == LDR_OP_COPY;
+}
+
 static void on_done(struct ldr_http_req *r, enum larder_kind kind, const struct larder_err *err)
 {
     struct s3_op *o = LDR_CONTAINER(r, struct s3_op, http);
     struct ldr_op *op = o->op;
     struct refusal f;
+    char what[960];
 
     op->requests += r->attempts;
     op->bytes_in += r->bytes_in;
     op->bytes_out += r->bytes_out;
-    op->sent = op->sent || (r->sent && (op->what == LDR_OP_PUT || op->what == LDR_OP_DELETE));
+    op->sent = op->sent || (r->sent && changes_store(op));
     if (o->told) {
         op_end(o, kind);
     } else if (kind) {
-        ldr_fail(&op->err, kind, "could not %s \"%s\": %s", verbs[op->what], op->uri, err->msg);
+        say_what(op, what, sizeof what);
+        ldr_fail(&op->err, kind, "could not %s: %s", what, err->msg);
         op->err.sys = err->sys;
         op->err.http = err->http;
         op_end(o, kind);
     } else if (o->good) {
         op_end(o, accepted(o));
+    } else if (r->reply.status == 416 && o->ask == LDR_OP_GET && op->ranged) {
+        o->ask = LDR_OP_HEAD;
+        start_on_net(o);
     } else {
-        read_refusal(o, &f);
+        read_refusal(o, o->text.p, o->text.len, &f);
         if (learn_clock(o, &f))
             start_on_net(o);
         else
@@ -807,10 +1119,10 @@ static void start_on_net(struct s3_op *o)
         op_end(o, k);
         return;
     }
-    o->reason.len = 0;
+    o->text.len = 0;
     o->due = o->got = 0;
     o->good = o->told = false;
-    o->http = (struct ldr_http_req){ .method = methods[op->what],
+    o->http = (struct ldr_http_req){ .method = methods[o->ask],
                                      .url = (const char *)o->url.p,
                                      .headers = o->headers,
                                      .body_fd = -1,
@@ -886,12 +1198,12 @@ static void hash_on_pool(struct ldr_task *t)
     ldr_net_post(o->s3->base.env.net, t);
 }
 
-/* Get, head, delete: nothing to hash. */
+/* All but a put: nothing to hash. */
 static void s3_ask(struct ldr_backend *b, struct ldr_op *op)
 {
     struct s3_op *o;
 
-    if (check_name(op, &op->err)) {
+    if (check_names(op, &op->err)) {
         ldr_op_done(op, op->err.kind);
         return;
     }
@@ -910,7 +1222,7 @@ static void s3_put(struct ldr_backend *b, struct ldr_op *op)
         s3_ask(b, op);
         return;
     }
-    if (check_name(op, &op->err)) {
+    if (check_names(op, &op->err)) {
         ldr_op_done(op, op->err.kind);
         return;
     }
@@ -1052,6 +1364,8 @@ const struct ldr_backend_ops ldr_backend_s3 = {
     .head = s3_ask,
     .put = s3_put,
     .del = s3_ask,
+    .list = s3_ask,
+    .copy = s3_ask,
     .fingerprint = s3_fingerprint,
 };
 

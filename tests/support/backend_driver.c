@@ -86,6 +86,7 @@ void bd_result_release(struct bd_result *r)
 {
     ldr_meta_release(&r->meta);
     ldr_buf_release(&r->bytes);
+    ldr_page_release(&r->page);
 }
 
 /* ---- the sink ---- */
@@ -145,15 +146,35 @@ static void run_on_net(struct ldr_task *t)
     ldr_op_start_on_net(LDR_CONTAINER(t, struct ldr_op, task));
 }
 
-static enum larder_kind call(struct bd *d, enum ldr_op_what what, const char *container, const char *key,
-                             const void *bytes, int fd, uint64_t size, const struct bd_args *args, struct bd_result *r)
+static const char *broken_page(const struct ldr_op *op)
+{
+    const struct ldr_page *p = &op->page;
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < p->n; i++) {
+        bytes += strlen(p->entries[i].key) + (p->entries[i].etag ? strlen(p->entries[i].etag) : 0);
+        if (strncmp(p->entries[i].key, op->key, strlen(op->key)) != 0)
+            return "a listing told a key that does not begin with its prefix";
+    }
+    return op->kind && (p->n || p->next)    ? "a listing failed and told keys all the same"
+           : p->n > op->max_entries         ? "a listing told more keys than were asked for"
+           : p->next && !*p->next           ? "a listing goes on nowhere"
+           : bytes != p->bytes              ? "a page does not know its size"
+           : p->bytes >= LDR_PAGE_BYTES_MAX ? "a page is too large"
+                                            : NULL;
+}
+
+static enum larder_kind call_from(struct bd *d, enum ldr_op_what what, const char *container, const char *from,
+                                  const char *key, const void *bytes, int fd, uint64_t size, const struct bd_args *args,
+                                  struct bd_result *r)
 {
     struct call c = { .args = args ? args : &no_args, .r = r, .sink = { sink_begin, sink_write } };
-    char *uri = NULL;
+    char *uri = NULL, *from_uri = NULL;
 
     *r = (struct bd_result){ .bytes = LDR_BUF_INIT(BD_BODY_MAX) };
     ldr_meta_init(&r->meta);
-    if (asprintf(&uri, "%s://%s/%s", d->scheme, container, key) == -1)
+    if (asprintf(&uri, "%s://%s/%s", d->scheme, container, key) == -1 ||
+        asprintf(&from_uri, "%s://%s/%s", d->scheme, container, from ? from : "") == -1)
         abort();
     c.op = (struct ldr_op){ .task.run = run_on_net,
                             .backend = d->backend,
@@ -166,6 +187,13 @@ static enum larder_kind call(struct bd *d, enum ldr_op_what what, const char *co
                             .offset = c.args->offset,
                             .length = c.args->length,
                             .if_match = c.args->if_match,
+                            .if_none_match = c.args->if_none_match,
+                            .delimiter = c.args->delimiter,
+                            .start = c.args->start,
+                            .max_entries = c.args->max_entries ? c.args->max_entries : LDR_PAGE_ENTRIES_MAX,
+                            .from_uri = from_uri,
+                            .from_container = container,
+                            .from_key = from,
                             .sink = what == LDR_OP_GET ? &c.sink : NULL,
                             .bytes = bytes,
                             .fd = fd,
@@ -191,17 +219,30 @@ static enum larder_kind call(struct bd *d, enum ldr_op_what what, const char *co
     r->requests = c.op.requests;
     r->retry_after_ms = c.op.retry_after_ms;
     r->sent = c.op.sent;
-    r->meta = c.op.meta; /* moved */
+    r->not_modified = c.op.not_modified;
+    r->meta = c.op.meta; /* moved, as is the page */
+    r->page = c.op.page;
     ldr_meta_text(&r->meta, LDR_TAG_VALIDATOR, r->validator, sizeof r->validator);
     ldr_meta_text(&r->meta, LDR_TAG_ETAG, r->etag, sizeof r->etag);
-    if (what == LDR_OP_GET && !r->kind && (!r->begins || r->bytes.len != r->length))
+    if (what == LDR_OP_LIST && broken_page(&c.op))
+        c.broken = broken_page(&c.op);
+    if (r->not_modified && (what != LDR_OP_GET || r->kind || r->begins))
+        c.broken = "an op ended as not modified that is no get, failed, or called its sink";
+    if (what == LDR_OP_GET && !r->kind && !r->not_modified && (!r->begins || r->bytes.len != r->length))
         c.broken = "a get ended OK without the bytes that begin() announced";
     if (r->kind && r->kind != r->err.kind)
         c.broken = "an op failed without a message";
     if (c.broken)
         r->kind = ldr_fail(&r->err, LARDER_INTERNAL, "%s", c.broken);
     free(uri);
+    free(from_uri);
     return r->kind;
+}
+
+static enum larder_kind call(struct bd *d, enum ldr_op_what what, const char *container, const char *key,
+                             const void *bytes, int fd, uint64_t size, const struct bd_args *args, struct bd_result *r)
+{
+    return call_from(d, what, container, NULL, key, bytes, fd, size, args, r);
 }
 
 enum larder_kind bd_get(struct bd *d, const char *container, const char *key, const struct bd_args *args,
@@ -230,6 +271,17 @@ enum larder_kind bd_put_fd(struct bd *d, const char *container, const char *key,
 enum larder_kind bd_delete(struct bd *d, const char *container, const char *key, struct bd_result *r)
 {
     return call(d, LDR_OP_DELETE, container, key, NULL, -1, 0, NULL, r);
+}
+
+enum larder_kind bd_list(struct bd *d, const char *container, const char *prefix, const struct bd_args *args,
+                         struct bd_result *r)
+{
+    return call(d, LDR_OP_LIST, container, prefix, NULL, -1, 0, args, r);
+}
+
+enum larder_kind bd_copy(struct bd *d, const char *container, const char *from, const char *to, struct bd_result *r)
+{
+    return call_from(d, LDR_OP_COPY, container, from, to, NULL, -1, 0, NULL, r);
 }
 
 uint8_t *bd_bytes(uint64_t n, uint64_t seed)

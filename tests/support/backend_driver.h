@@ -20,10 +20,12 @@ struct ldr_backend *bd_backend(struct bd *d);
 struct bd_args { /* all zero: defaults */
     bool ranged;
     uint64_t offset, length;
-    const char *if_match;
+    const char *if_match, *if_none_match;
     const struct ldr_meta *put_meta;
     bool create_only;
-    int timeout_ms; /* 0: BD_TIMEOUT_MS */
+    const char *delimiter, *start; /* of a listing */
+    unsigned max_entries;          /* 0: LDR_PAGE_ENTRIES_MAX */
+    int timeout_ms;                /* 0: BD_TIMEOUT_MS */
     /* Called with every piece of a get before it is kept; other than OK ends the get. */
     enum larder_kind (*on_write)(void *user, uint64_t got, struct larder_err *err);
     void *user;
@@ -37,7 +39,8 @@ struct bd_result { /* ended by bd_result_release() */
     uint64_t offset, length; /* as begin() announced them */
     unsigned begins, requests;
     uint32_t retry_after_ms;
-    bool sent;
+    bool sent, not_modified;
+    struct ldr_page page;
     char validator[256], etag[256]; /* "" : none */
 };
 
@@ -52,6 +55,11 @@ enum larder_kind bd_put(struct bd *d, const char *container, const char *key, co
 enum larder_kind bd_put_fd(struct bd *d, const char *container, const char *key, int fd, uint64_t size,
                            const struct bd_args *args, struct bd_result *r);
 enum larder_kind bd_delete(struct bd *d, const char *container, const char *key, struct bd_result *r);
+/* One page of the keys that begin with `prefix`. */
+enum larder_kind bd_list(struct bd *d, const char *container, const char *prefix, const struct bd_args *args,
+                         struct bd_result *r);
+/* Within one container. */
+enum larder_kind bd_copy(struct bd *d, const char *container, const char *from, const char *to, struct bd_result *r);
 
 /* `n` bytes that differ with `seed` and have no short period; owned by the caller, ended by free(). Never NULL. */
 uint8_t *bd_bytes(uint64_t n, uint64_t seed);

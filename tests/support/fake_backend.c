@@ -14,6 +14,7 @@
 
 struct fake_backend {
     struct ldr_backend base;
+    struct ldr_backend_ops ops; /* of this one */
     void (*on_op)(void *user, const struct ldr_op *op);
     void *user;
     pthread_mutex_t mtx;
@@ -82,14 +83,22 @@ static void describe(struct ldr_op *op, const struct fake_answer *a)
 
 static enum larder_kind deliver(struct ldr_op *op, const struct fake_answer *a)
 {
-    uint64_t from = op->ranged ? op->offset : 0, len = op->ranged ? op->length : a->size;
+    bool ranged = op->ranged && !a->ignore_range;
+    uint64_t from = !ranged ? 0 : op->offset < a->size ? op->offset : a->size, len = ranged ? op->length : a->size;
     uint64_t until;
     uint8_t *made = NULL;
     const uint8_t *body = a->body;
     enum larder_kind k;
 
-    if (from > a->size)
-        return ldr_fail(&op->err, LARDER_INVALID, "range behind the end");
+    if (op->ranged && a->ignore_range && op->offset)
+        return ldr_fail(&op->err, LARDER_UNSUPPORTED, "the fake store has no ranges");
+    if (op->if_match && a->validator && strcmp(op->if_match, a->validator) != 0)
+        return ldr_fail_http(&op->err, LARDER_PRECONDITION, 412, "\"%s\" has changed", op->uri);
+    if (op->if_none_match && a->validator && !strcmp(op->if_none_match, a->validator)) {
+        op->not_modified = true;
+        describe(op, a);
+        return LARDER_OK;
+    }
     if (len > a->size - from)
         len = a->size - from;
     if (!body && len) { /* fake_serve_any() */
@@ -119,6 +128,19 @@ static enum larder_kind deliver(struct ldr_op *op, const struct fake_answer *a)
     return k;
 }
 
+static void list(struct ldr_op *op, const struct fake_answer *a)
+{
+    for (const char *const *key = a->keys; key && *key; key++) {
+        bool group = **key && (*key)[strlen(*key) - 1] == '/';
+
+        if (!ldr_page_add(&op->page, *key, group, group ? 0 : a->size, group ? LDR_TIME_UNKNOWN : 1700000000,
+                          group ? NULL : "etag"))
+            abort();
+    }
+    if (a->next && !(op->page.next = strdup(a->next)))
+        abort();
+}
+
 static void answer(struct fake_backend *f, struct ldr_op *op)
 {
     struct fake_answer a = pick(f, op);
@@ -126,11 +148,13 @@ static void answer(struct fake_backend *f, struct ldr_op *op)
 
     op->requests++;
     op->retry_after_ms = a.retry_after_ms;
-    op->sent = a.sent || (!k && (op->what == LDR_OP_PUT || op->what == LDR_OP_DELETE));
+    op->sent = a.sent || (!k && (op->what == LDR_OP_PUT || op->what == LDR_OP_DELETE || op->what == LDR_OP_COPY));
     if (k) {
         ldr_fail_http(&op->err, k, a.http, "the fake store says %s", larder_kind_name(k));
     } else if (op->what == LDR_OP_GET) {
         k = deliver(op, &a);
+    } else if (op->what == LDR_OP_LIST) {
+        list(op, &a);
     } else {
         if (op->what == LDR_OP_PUT)
             a.size = op->size_bytes;
@@ -176,6 +200,8 @@ static const struct ldr_backend_ops fake_ops = { .kind = "fake",
                                                  .head = arrived,
                                                  .put = arrived,
                                                  .del = arrived,
+                                                 .list = arrived,
+                                                 .copy = arrived,
                                                  .fingerprint = fingerprint };
 
 /* ---- what a test does ---- */
@@ -186,7 +212,8 @@ struct fake_backend *fake_new(struct ldr_net *net, struct ldr_pool *pool)
 
     if (!f)
         abort();
-    f->base = (struct ldr_backend){ .ops = &fake_ops, .env = { .net = net, .pool = pool } };
+    f->ops = fake_ops;
+    f->base = (struct ldr_backend){ .ops = &f->ops, .env = { .net = net, .pool = pool } };
     pthread_mutex_init(&f->mtx, NULL);
     return f;
 }
@@ -219,6 +246,16 @@ void fake_silence(struct fake_backend *f, enum ldr_op_what what)
     pthread_mutex_lock(&f->mtx);
     f->n_answers[what] = f->next[what] = 0;
     pthread_mutex_unlock(&f->mtx);
+}
+
+void fake_caps(struct fake_backend *f, unsigned caps)
+{
+    f->ops.caps = caps;
+}
+
+void fake_no_copy(struct fake_backend *f)
+{
+    f->ops.copy = NULL;
 }
 
 void fake_serve_any(struct fake_backend *f, uint64_t size, unsigned fail_every)

@@ -1,5 +1,5 @@
 /* fake_backend.h - a store whose answers the test sets: the vtable of backend.h over a script.
- * Each kind of op has a list of answers; they are given in order, the last one again and again. While the store is
+ * It honours if_match and if_none_match by the answer's validator. Each kind of op has a list of answers; they are given in order, the last one again and again. While the store is
  * held, ops pile up and the test lets them go. Functions: any thread; answers are given on the net thread. */
 #ifndef LDR_TEST_FAKE_BACKEND_H
 #define LDR_TEST_FAKE_BACKEND_H
@@ -10,13 +10,17 @@ struct fake_answer {
     enum larder_kind kind; /* OK: `body` and its metadata are given; else failed with this */
     int http;
     uint32_t retry_after_ms;
-    bool sent;             /* op->sent; an OK put or delete always was */
-    const void *body;      /* get, head; borrowed for the life of the store */
-    uint64_t size;         /* of the object */
-    uint64_t cut_at;       /* not 0: the connection ends after so many bytes of a get */
-    const char *validator; /* NULL: none */
-    unsigned pause_ms;     /* of a get, between its head and its first byte */
-    bool more;             /* one byte more than announced: a backend that breaks its rules */
+    bool sent;               /* op->sent; an OK put or delete always was */
+    const void *body;        /* get, head; borrowed for the life of the store */
+    uint64_t size;           /* of the object */
+    uint64_t cut_at;         /* not 0: the connection ends after so many bytes of a get */
+    const char *validator;   /* NULL: none */
+    unsigned pause_ms;       /* of a get, between its head and its first byte */
+    bool more;               /* one byte more than announced: a backend that breaks its rules */
+    bool ignore_range;       /* a ranged get brings the whole object, or is UNSUPPORTED: rule 4 */
+    const char *const *keys; /* list: NULL-terminated, those that end in `/` are groups; borrowed. Prefix, delimiter and
+                              * start change nothing */
+    const char *next;        /* list: of the page */
 };
 
 struct fake_backend;
@@ -26,11 +30,15 @@ struct fake_backend *fake_new(struct ldr_net *net, struct ldr_pool *pool);
 void fake_free(struct fake_backend **f); /* after its last op */
 struct ldr_backend *fake_base(struct fake_backend *f);
 
-/* Add an answer; without any an op fails as INTERNAL. `what`: GET, HEAD, PUT or DELETE. */
+/* Add an answer; without any an op fails as INTERNAL. */
 void fake_say(struct fake_backend *f, enum ldr_op_what what, struct fake_answer a);
 /* Forget the answers of an op, to give others. */
 void fake_silence(struct fake_backend *f, enum ldr_op_what what);
-/* Answer get and head with bytes made from the key, checked by fake_body_is(); put and delete are OK. Of `fail_every`
+/* What it can do: LDR_CAP_*; at first LDR_CAP_RANGE | LDR_CAP_IF_MATCH. Before its first op. */
+void fake_caps(struct fake_backend *f, unsigned caps);
+/* Without the slot: it cannot copy. Before its first op. */
+void fake_no_copy(struct fake_backend *f);
+/* Answer get and head with bytes made from the key, checked by fake_body_is(); put, copy and delete are OK. Of `fail_every`
  * ops (0: none) one fails with UNAVAILABLE after it was sent. For stress. */
 void fake_serve_any(struct fake_backend *f, uint64_t size, unsigned fail_every);
 void fake_body(const char *key, void *out, uint64_t size);

@@ -10,9 +10,10 @@ prints "port N" once it listens on 127.0.0.1.
 
 Control, without signature:
     PUT  /_control            JSON list of rules: replaces all rules
-    GET  /_control/counts     {"GET bucket/key": n, ...}: requests that arrived, of whatever outcome
+    GET  /_control/counts     {"GET bucket/key": n, ...}: requests that arrived, of whatever outcome; a listing is
+                              "GET bucket/?prefix", a copy "PUT bucket/key"
     GET  /_control/waiting    {"waiting": n}: requests that a hold keeps waiting
-    POST /_control/hold       {"key": text}: GETs and HEADs of keys with that text wait
+    POST /_control/hold       {"key": text}: GETs and HEADs of keys (and listings of prefixes) with that text wait
     POST /_control/release    {"key": text}: and go on
     POST /_control/reset      drops rules, holds and counts; keeps the objects
 
@@ -23,9 +24,19 @@ A rule: {"method": "GET" (none: any), "key": text in "bucket/key" (none: any), "
     lie_length        "delta": n; Content-Length says n more (then closes) or less (all bytes are sent) than there are
     no_content_length the body ends with the connection
     wrong_body        one byte flipped, ETag kept
-    wrong_etag        another ETag
-    wrong_range       Content-Range one byte off
+    wrong_etag        another ETag, whatever If-Match says
+    weak_etag         the ETag with W/ before it, which If-Match then never matches
+    wrong_range       Content-Range off by "first", "last" (none of the three: one byte both) and "total" ("*": as text)
     ignore_range      200 and the whole object
+    copy_error        a copy is not made: 200, and an error "code" as its body
+    blank_first       a copy's body begins with blanks
+    raw_list          a listing ignores encoding-type, as some servers do
+    whole_list        a listing ignores max-keys
+    other_list        a listing ignores its prefix
+    no_token          a listing goes on, and does not say where
+    same_token        a listing goes on where this one began
+    cut_list          "bytes": n; the XML of a listing ends there
+    edit_list         "from", "to": a text in the XML of a listing becomes another
     huge_headers      "bytes": n of headers
     delay_ms          "ms": n before the answer
     hang              no answer until the client gives up
@@ -37,6 +48,7 @@ A rule: {"method": "GET" (none: any), "key": text in "bucket/key" (none: any), "
 """
 import argparse
 import base64
+import copy
 import datetime
 import email.utils
 import hashlib
@@ -55,6 +67,8 @@ MAX_HEAD = 64 * 1024
 MAX_BODY = 256 * 1024 * 1024
 MAX_KEY = 1024
 MAX_SKEW_S = 15 * 60
+XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
+LIST_ARGS = {"list-type", "prefix", "delimiter", "max-keys", "continuation-token", "start-after", "encoding-type"}
 UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
 
@@ -80,9 +94,13 @@ def percent_encode(raw, keep=b""):
     return "".join(chr(c) if c in UNRESERVED or c in keep else "%%%02X" % c for c in raw)
 
 
+def xml_time(seconds):
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
 def xml_text(text):
     return (text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-            .replace("\r", "&#13;"))
+            .replace("\r", "&#13;").replace("\n", "&#10;"))
 
 
 class Request:
@@ -146,6 +164,13 @@ def query_pairs(raw_query):
         name, _, value = part.partition(b"=")
         pairs.append((percent_encode(percent_decode(name)), percent_encode(percent_decode(value))))
     return sorted(pairs)
+
+
+def query_args(raw_query):
+    """The pairs as they are meant: a '+' is a blank in no signed query."""
+    for part in raw_query.split(b"&") if raw_query else []:
+        name, _, value = part.partition(b"=")
+        yield percent_decode(name).decode("latin-1"), percent_decode(value)
 
 
 def canonical_request(req, signed, payload_hash):
@@ -317,9 +342,89 @@ class Store:
 
     # Each answers (status, headers, body).
 
+    def copy(self, req, bucket, key, now, rule):
+        source = percent_decode(req.header("x-amz-copy-source").encode("latin-1")).lstrip(b"/")
+        from_bucket, _, from_key = source.partition(b"/")
+        if req.header("x-amz-metadata-directive") not in (None, "COPY"):
+            raise S3Error(501, "NotImplemented", "This directive is not implemented.")
+        with self.lock:
+            old = self.bucket(from_bucket.decode("latin-1")).get(from_key)
+            if not old:
+                raise S3Error(404, "NoSuchKey", "The specified key does not exist.")
+            if (from_bucket.decode("latin-1"), from_key) == (bucket, key):
+                raise S3Error(400, "InvalidRequest", "This copy request is illegal because it is trying to copy an "
+                              "object to itself without changing the object's metadata, storage class, website "
+                              "redirect location or encryption attributes.")
+            if rule["action"] == "copy_error":
+                return 200, [], ('<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>%s</Code><Message>We encountered '
+                                 "an error.</Message><RequestId>in-body</RequestId></Error>" % rule["code"]).encode()
+            made = copy.copy(old)
+            made.modified = int(now)
+            self.bucket(bucket)[key] = made
+        body = ('<?xml version="1.0" encoding="UTF-8"?>\n<CopyObjectResult xmlns="%s"><LastModified>%s</LastModified>'
+                "<ETag>%s</ETag></CopyObjectResult>" % (XMLNS, xml_time(made.modified), xml_text(made.etag)))
+        return 200, [("Content-Type", "application/xml")], (
+            " \r\n" * 20 if rule["action"] == "blank_first" else "").encode() + body.encode()
+
+    def list(self, req, bucket, args, rule):
+        action = rule["action"]
+        if args.get("list-type") != b"2" or set(args) - LIST_ARGS:
+            raise S3Error(501, "NotImplemented", "Such a request of a bucket is not implemented.")
+        prefix, delimiter, after = (args.get(n, b"") for n in ("prefix", "delimiter", "start-after"))
+        token = args.get("continuation-token")
+        limit = min(int(args.get("max-keys", b"1000")), 1000)
+        url = args.get("encoding-type") == b"url" and action != "raw_list"
+        if args.get("encoding-type", b"url") != b"url":
+            raise S3Error(400, "InvalidArgument", "Invalid Encoding Method specified in Request")
+        if token is not None:
+            try:
+                after = base64.b64decode(token, validate=True)
+            except ValueError:
+                raise S3Error(400, "InvalidArgument", "The continuation token provided is incorrect")
+        if action == "other_list":
+            prefix = b""
+        with self.lock:
+            keys = sorted(self.bucket(bucket).items())
+        entries, last, more = [], after, False  # (text, object or None: a group)
+        for key, o in keys:
+            at = key.find(delimiter, len(prefix)) if delimiter else -1
+            text = key if at < 0 else key[:at + len(delimiter)]
+            # a token may name a group: all of its keys are done
+            if not key.startswith(prefix) or key <= last or at >= 0 and last.startswith(text):
+                continue
+            if len(entries) == limit and action != "whole_list":
+                more = True
+                break
+            entries.append((text, o if at < 0 else None))
+            last = text
+
+        def shown(raw):
+            return percent_encode(raw, keep=b"/").replace("%20", "+") if url else xml_text(raw.decode("utf-8", "replace"))
+
+        fields = [("Name", bucket), ("Prefix", shown(prefix)), ("KeyCount", str(len(entries))), ("MaxKeys", str(limit)),
+                  ("IsTruncated", "true" if more or action in ("no_token", "same_token") else "false")]
+        if delimiter:
+            fields.append(("Delimiter", shown(delimiter)))
+        if token is not None:
+            fields.append(("ContinuationToken", xml_text(token.decode("latin-1"))))
+        if action == "same_token":
+            fields.append(("NextContinuationToken", xml_text((token or b"").decode("latin-1"))))
+        elif more and action != "no_token":
+            fields.append(("NextContinuationToken", base64.b64encode(last).decode()))
+        items = ["<Contents><Key>%s</Key><LastModified>%s</LastModified><ETag>%s</ETag><Size>%d</Size><Owner><ID>%s</ID>"
+                 "</Owner><StorageClass>STANDARD</StorageClass></Contents>"
+                 % (shown(text), xml_time(o.modified), xml_text(o.etag), len(o.bytes), "me") for text, o in entries if o]
+        items += ["<CommonPrefixes><Prefix>%s</Prefix></CommonPrefixes>" % shown(text) for text, o in entries if not o]
+        if url:
+            items.append("<EncodingType>url</EncodingType>")  # behind the keys, as some servers have it
+        body = ('<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="%s">' % XMLNS +
+                "".join("<%s>%s</%s>" % (n, v, n) for n, v in fields) + "".join(items) + "</ListBucketResult>")
+        if action == "edit_list":
+            body = body.replace(rule["from"], rule["to"], 1)
+        body = body.encode()
+        return 200, [("Content-Type", "application/xml")], body[:rule["bytes"]] if action == "cut_list" else body
+
     def put(self, req, bucket, key, now):
-        if req.header("x-amz-copy-source"):
-            raise S3Error(501, "NotImplemented", "Copies are not implemented.")
         made = Object(req, now)
         with self.lock:
             objects = self.bucket(bucket)
@@ -345,15 +450,16 @@ class Store:
             o = self.bucket(bucket).get(key)
         if not o:
             raise S3Error(404, "NoSuchKey", "The specified key does not exist.", Key=key.decode("utf-8", "replace"))
-        if req.header("if-match") not in (None, "*", o.etag):
+        weak = rule["action"] == "weak_etag"
+        if req.header("if-match") not in (None, "*", None if weak else o.etag) and rule["action"] != "wrong_etag":
             raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
                           Condition="If-Match")
-        etag = '"%s"' % ("0" * 32) if rule["action"] == "wrong_etag" else o.etag
+        etag = '"%s"' % ("0" * 32) if rule["action"] == "wrong_etag" else "W/" + o.etag if weak else o.etag
         headers = [("ETag", etag), ("Last-Modified", email.utils.formatdate(o.modified, usegmt=True)),
                    ("Accept-Ranges", "bytes")] + o.headers
         if req.header("x-amz-checksum-mode"):
             headers += o.checksums
-        if req.header("if-none-match") in ("*", o.etag):
+        if req.header("if-none-match") in ("*", o.etag, "W/" + o.etag):
             return 304, headers, b""
         size, status, body = len(o.bytes), 200, o.bytes
         m = re.fullmatch(r"bytes=(\d*)-(\d*)", req.header("range") or "")
@@ -368,8 +474,12 @@ class Store:
                               RangeRequested=req.header("range"), ActualObjectSize=str(size))
             if first <= last:
                 status, body = 206, o.bytes[first:last + 1]
-                off = 1 if rule["action"] == "wrong_range" else 0
-                headers.append(("Content-Range", "bytes %d-%d/%d" % (first + off, last + off, size)))
+                said, total = rule if rule["action"] == "wrong_range" else {"first": 0}, size
+                off = 0 if {"first", "last", "total"} & set(said) else 1
+                if "total" in said:
+                    total = said["total"] if said["total"] == "*" else size + said["total"]
+                headers.append(("Content-Range", "bytes %d-%d/%s" % (first + said.get("first", off),
+                                                                     last + said.get("last", off), total)))
         return status, headers, body
 
 
@@ -409,10 +519,12 @@ class Handler(socketserver.StreamRequestHandler):
             return self.control(req)
         try:
             bucket, key = self.names(req)
-            name = bucket + "/" + key.decode("utf-8", "surrogateescape")
+            args = dict(query_args(req.raw_query))
+            text = key if key or req.method != "GET" else b"?" + args.get("prefix", b"")
+            name = bucket + "/" + text.decode("utf-8", "surrogateescape")
             store.count(req.method + " " + name)
             self.rule = store.take_rule(req.method, name)
-            answer = self.faulted(req, bucket, key, name)
+            answer = self.faulted(req, bucket, key, name, args)
         except S3Error as e:
             answer = self.error(req, e)
         self.answer(req, *answer)
@@ -437,7 +549,7 @@ class Handler(socketserver.StreamRequestHandler):
             raise S3Error(400, "KeyTooLongError", "Your key is too long")
         return bucket.decode("latin-1"), key
 
-    def faulted(self, req, bucket, key, name):
+    def faulted(self, req, bucket, key, name, args):
         store, rule, action = self.server.store, self.rule, self.rule["action"]
         if action == "reset":
             raise Drop
@@ -458,16 +570,18 @@ class Handler(socketserver.StreamRequestHandler):
             headers = [("Retry-After", str(rule["retry_after"]))] if "retry_after" in rule else []
             raise S3Error(rule["status"], rule.get("code", "InternalError"),
                           "We encountered an internal error. Please try again.", headers=headers)
-        if not key:
-            raise S3Error(501, "NotImplemented", "Requests of a bucket are not implemented.")
-        if req.method == "PUT":
+        if not key and req.method != "GET":
+            raise S3Error(501, "NotImplemented", "Such requests of a bucket are not implemented.")
+        if req.method == "PUT" and req.header("x-amz-copy-source"):
+            out = store.copy(req, bucket, key, self.clock, rule)
+        elif req.method == "PUT":
             out = store.put(req, bucket, key, self.clock)
         elif req.method == "DELETE":
             out = store.delete(req, bucket, key, self.clock)
         elif req.method in ("GET", "HEAD"):
             if action != "hold_answer":
                 store.wait_for_release(name)
-            out = store.get(req, bucket, key, rule)
+            out = store.get(req, bucket, key, rule) if key else store.list(req, bucket, args, rule)
         else:
             raise S3Error(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
         if action == "drop_after_store":

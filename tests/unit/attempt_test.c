@@ -70,6 +70,7 @@ static void launch(enum ldr_op_what what, int timeout_ms)
     at.op.key = "k";
     at.op.fd = -1;
     at.op.sink = &sink;
+    at.op.max_entries = 2;
     at.op.deadline_ns = ldr_deadline_ns(timeout_ms);
     at.counters = &counters;
     at.done = done;
@@ -152,6 +153,26 @@ Test(attempt, what_may_succeed_a_moment_later_is_tried_again)
     cr_expect(eq(str, at.op.err.msg, ""), "nothing of the failures is left in the result");
 }
 
+Test(attempt, listings_and_copies_are_counted_and_tried_again_too)
+{
+    static const char *const keys[] = { "a", "b/", NULL };
+
+    fake_say(store, LDR_OP_LIST, busy);
+    fake_say(store, LDR_OP_LIST, (struct fake_answer){ .keys = keys, .next = "b/" });
+    cr_expect(eq(int, run(LDR_OP_LIST, 30000), LARDER_OK));
+    cr_assert(eq(sz, at.op.page.n, 2));
+    cr_expect(eq(str, at.op.page.next, "b/"));
+    ldr_op_rearm(&at.op);
+    cr_expect(eq(sz, at.op.page.n, 0));
+    cr_expect(at.op.page.next == NULL);
+    fake_say(store, LDR_OP_COPY, busy);
+    fake_say(store, LDR_OP_COPY, good);
+    cr_expect(eq(int, run(LDR_OP_COPY, 30000), LARDER_OK));
+    cr_expect(at.was_sent && !at.unsure);
+    cr_expect(eq(u64, atomic_load(&counters.store_lists), 2));
+    cr_expect(eq(u64, atomic_load(&counters.store_copies), 2));
+}
+
 Test(attempt, it_ends_after_four_tries_with_the_last_answer)
 {
     fake_say(store, LDR_OP_PUT, busy);
@@ -183,12 +204,16 @@ Test(attempt, every_op_reaches_its_slot)
     fake_say(store, LDR_OP_HEAD, good);
     fake_say(store, LDR_OP_PUT, good);
     fake_say(store, LDR_OP_DELETE, good);
+    fake_say(store, LDR_OP_LIST, good);
+    fake_say(store, LDR_OP_COPY, good);
     for (int what = 0; what < LDR_OP_WHATS; what++) {
         cr_expect(eq(int, run((enum ldr_op_what)what, 10000), LARDER_OK));
         cr_expect(eq(uint, fake_seen(store, (enum ldr_op_what)what), 1));
     }
     cr_expect(eq(u64, atomic_load(&counters.store_deletes), 1));
     cr_expect(eq(u64, atomic_load(&counters.store_heads), 1));
+    cr_expect(eq(u64, atomic_load(&counters.store_lists), 1));
+    cr_expect(eq(u64, atomic_load(&counters.store_copies), 1));
 }
 
 /* ---- time ---- */

@@ -624,6 +624,177 @@ Test(local, a_body_file_that_is_too_short_is_no_object)
     close(fd);
 }
 
+/* ---- copies ---- */
+
+static enum larder_kind copy(const char *from, const char *to)
+{
+    bd_result_release(&r);
+    return bd_copy(bd, "c", from, to, &r);
+}
+
+BOTH_WAYS(a_copy_is_a_put_of_another_objects_bytes)
+{
+    is(put("a/b", "bytes"), LARDER_OK);
+    is(copy("a/b", "x/y/z"), LARDER_OK);
+    cr_expect(eq(u64, r.meta.size_bytes, 5));
+    cr_expect(file_is(path_of("c/x/y/z"), "bytes"));
+    is(copy("a/b", "a/b"), LARDER_OK);
+    cr_expect(file_is(path_of("c/a/b"), "bytes"));
+    is(copy("a/b", "a/b/c"), LARDER_INVALID);
+    is(copy("a/b", "x"), LARDER_INVALID);
+    is(copy("a", "d"), LARDER_NOT_FOUND);
+    is(copy("a/b/c", "d"), LARDER_NOT_FOUND);
+    is(copy("../c/a", "d"), LARDER_INVALID);
+    is(copy("a/b", "../d"), LARDER_INVALID);
+    cr_assert(eq(int, symlink("b", path_of("c/a/link")), 0));
+    is(copy("a/link", "d"), LARDER_INVALID);
+    cr_expect(not(there("c/d")));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0), "nothing is left behind");
+}
+
+/* Another file system: no kernel copies there for us. */
+Test(local, a_copy_to_another_file_system_is_made_by_hand)
+{
+    uint8_t *p = calloc(1, LDR_MIB + 1);
+
+    mkdir(path_of("c"), 0755);
+    mkdir(path_of("c/other"), 0755);
+    mount_here("tmpfs", "c/other", "mode=0755"); /* before the pool's threads are made: they see it too */
+    open_store();
+    write_file(path_of("c/other/b"), "x");
+    is(copy("other/b", "here"), LARDER_OK);
+    is(get("here"), LARDER_OK);
+    cr_expect(got("x"));
+    cr_assert(eq(int, truncate(path_of("c/other/b"), LDR_MIB + 1), 0));
+    is(copy("other/b", "here"), LARDER_OK);
+    is(get("here"), LARDER_OK);
+    p[0] = 'x';
+    cr_expect(r.bytes.len == LDR_MIB + 1 && !memcmp(r.bytes.p, p, LDR_MIB + 1));
+    free(p);
+}
+
+/* ---- listings ---- */
+
+static const char *list_from(const char *prefix, const char *delimiter, const char *start, unsigned most)
+{
+    static char text[4096];
+    size_t used = 0;
+
+    bd_result_release(&r);
+    is(bd_list(bd, "c", prefix, &(struct bd_args){ .delimiter = delimiter, .start = start, .max_entries = most }, &r),
+       LARDER_OK);
+    text[0] = '\0';
+    for (size_t i = 0; i < r.page.n && used < sizeof text; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s%s", i ? " " : "", r.page.entries[i].key,
+                                 r.page.entries[i].is_prefix ? "+" : "");
+    return text;
+}
+
+#define lists(want, ...) cr_expect(eq(str, (char *)(uintptr_t)list_from(__VA_ARGS__), want))
+
+BOTH_WAYS(a_listing_tells_objects_alone_in_the_order_of_their_keys)
+{
+    is(put("a/x", "1"), LARDER_OK);
+    is(put("a-b", "2"), LARDER_OK);
+    is(put("a0", "3"), LARDER_OK);
+    is(put("b/c/d", "4"), LARDER_OK);
+    mkdir(path_of("c/empty"), 0755);
+    mkdir(path_of("c/empty/deeper"), 0755);
+    cr_assert(eq(int, symlink("a-b", path_of("c/link")), 0));
+    cr_assert(eq(int, symlink("a", path_of("c/linked")), 0));
+    cr_assert(eq(int, symlink("/etc", path_of("c/out")), 0));
+    cr_assert(eq(int, mkfifo(path_of("c/fifo"), 0644), 0));
+    write_file(path_of("c/.larder-tmp/left"), "x");
+    write_file(path_of("c/new\nline"), "x");
+    lists("a-b a/x a0 b/c/d", "", NULL, NULL, 0);
+    lists("a-b a/+ a0 b/+", "", "/", NULL, 0);
+    lists("", "empty", NULL, NULL, 0);
+    lists("", "empty/", "/", NULL, 0);
+    lists("", "link", NULL, NULL, 0);
+    lists("", "fifo", NULL, NULL, 0);
+    lists("", ".larder-tmp/", NULL, NULL, 0);
+    lists("", "../c/", NULL, NULL, 0);
+    lists("", "a//", NULL, NULL, 0);
+    lists("", "/", NULL, NULL, 0);
+    lists("", "./", NULL, NULL, 0);
+    lists("", "new", NULL, NULL, 0);
+    lists("", "a-b/", NULL, NULL, 0);
+    bd_result_release(&r);
+    is(bd_list(bd, "c", "linked/", NULL, &r), LARDER_INVALID);
+    bd_result_release(&r);
+    is(bd_list(bd, "..", "", NULL, &r), LARDER_INVALID);
+    bd_result_release(&r);
+    is(bd_list(bd, "c/a", "", NULL, &r), LARDER_INVALID);
+    bd_result_release(&r);
+    is(bd_list(bd, ".larder-tmp", "", NULL, &r), LARDER_INVALID);
+    bd_result_release(&r);
+    is(bd_list(bd, "none", "", NULL, &r), LARDER_NOT_FOUND);
+}
+
+/* More names than are kept of a directory at once, at the top and deep down. */
+Test(local, large_and_deep_directories_are_listed_whole_and_in_order)
+{
+    char key[256] = "", start[256] = "", want[32], name[300];
+    unsigned n = 0, made = 0;
+
+    open_store();
+    is(put("x", ""), LARDER_OK);
+    for (; made < 2600; made++) { /* not in order */
+        snprintf(name, sizeof name, "c/%04u", made * 1237 % 2600);
+        write_file(path_of(name), "");
+    }
+    do {
+        list_from("", NULL, start, 0);
+        for (size_t i = 0; i < r.page.n; i++, n++) {
+            snprintf(want, sizeof want, n < made ? "%04u" : "x", n);
+            cr_assert(eq(str, r.page.entries[i].key, want));
+        }
+        snprintf(start, sizeof start, "%s", r.page.next ? r.page.next : "");
+    } while (*start);
+    cr_expect(eq(uint, n, made + 1));
+
+    for (int level = 0; level < 20; level++)
+        strcat(key, "d/");
+    for (unsigned i = 0; i < 50; i++) {
+        snprintf(name, sizeof name, "%s%02u", key, i * 7 % 50);
+        is(put(name, ""), LARDER_OK);
+    }
+    list_from("d/", NULL, NULL, 0);
+    cr_assert(eq(sz, r.page.n, 50));
+    for (unsigned i = 0; i < 50; i++) {
+        snprintf(name, sizeof name, "%s%02u", key, i);
+        cr_assert(eq(str, r.page.entries[i].key, name));
+    }
+    lists("d/+", "d", "/", NULL, 0);
+}
+
+Test(local, what_cannot_be_read_fails_a_listing)
+{
+    open_store();
+    is(put("a/x", "1"), LARDER_OK);
+    is(put("b/x", "1"), LARDER_OK);
+    is(put("d/x", "1"), LARDER_OK);
+    bd_close(&bd);
+    cr_assert(eq(int, chmod(path_of("c/b"), 0), 0));
+    cr_assert(eq(int, chmod(path_of("c/d"), 0444), 0));
+    cr_assert(eq(int, chmod(path_of("c"), 0755), 0));
+    cr_assert(eq(int, chmod(path_of("c/a"), 0755), 0));
+    cr_assert(eq(int, chmod(dir, 0755), 0));
+    if (geteuid() == 0 && (setegid(NOBODY) || seteuid(NOBODY)))
+        skip("cannot become another user: %s", strerror(errno));
+    open_store();
+    lists("a/x", "a", NULL, NULL, 0);
+    bd_result_release(&r);
+    is(bd_list(bd, "c", "", NULL, &r), LARDER_DENIED);
+    cr_expect(eq(sz, r.page.n, 0), "a listing is whole or none");
+    bd_result_release(&r);
+    is(bd_list(bd, "c", "d", NULL, &r), LARDER_DENIED); /* its names can be read, no more */
+    if (getuid() != 0) {                                /* for the removal */
+        chmod(path_of("c/b"), 0755);
+        chmod(path_of("c/d"), 0755);
+    }
+}
+
 /* ---- changes under a reader ---- */
 
 static enum larder_kind rewrite(void *user, uint64_t seen, struct larder_err *err)

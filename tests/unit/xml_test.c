@@ -3,6 +3,7 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,5 +85,95 @@ Test(xml, a_text_over_the_limit_is_refused)
     memcpy(large + LDR_XML_MAX - strlen(tail), tail, strlen(tail));
     cr_expect(read_error(large, LDR_XML_MAX));
     cr_expect(not(read_error(large, LDR_XML_MAX + 1)));
+    free(large);
+}
+
+/* ---- items ---- */
+
+static char key[16], size[8], next[8];
+static char seen[256];
+
+static bool on_item(void *user)
+{
+    snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "[%s|%s]", key, size);
+    return strcmp(key, user) != 0;
+}
+
+static bool on_group(void *user)
+{
+    (void)user;
+    snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "(%s)", key);
+    return true;
+}
+
+static bool read_items(const char *xml, size_t n)
+{
+    const struct ldr_xml_want item[] = { { "Key", key, sizeof key }, { "Size", size, sizeof size } };
+    const struct ldr_xml_want group[] = { { "Prefix", key, sizeof key } };
+    const struct ldr_xml_want all[] = { { "Next", next, sizeof next } };
+    const struct ldr_xml_item items[] = { { "Item", item, 2, on_item }, { "Group", group, 1, on_group } };
+    static char stop[] = "stop";
+
+    seen[0] = '\0';
+    return ldr_xml_read_items(xml, n, "List", all, 1, items, 2, stop);
+}
+
+#define ITEMS(xml) read_items(xml, strlen(xml))
+
+Test(xml, items_are_told_in_order_with_their_own_texts)
+{
+    cr_assert(ITEMS("<List><Item><Key>a</Key><Size>1</Size></Item><Next>n</Next><Group><Prefix>p</Prefix></Group>"
+                    "<Item><Size>2</Size></Item><Item/><Other><Item><Key>no</Key></Item></Other></List>"));
+    cr_expect(eq(str, seen, "[a|1](p)[|2][|]"));
+    cr_expect(eq(str, next, "n"));
+    cr_assert(ITEMS("<List/>"));
+    cr_expect(eq(str, seen, ""));
+    cr_expect(eq(str, next, ""));
+}
+
+Test(xml, texts_of_items_are_taken_byte_for_byte)
+{
+    cr_assert(
+        ITEMS("<List><Item><Key> a&#10;&#9;&amp;\xc3\xa4 </Key><X><Key>deep</Key></X><Key>second</Key></Item></List>"));
+    cr_expect(eq(str, seen, "[ a\n\t&\xc3\xa4 |]"));
+}
+
+Test(xml, an_item_that_is_too_long_or_has_elements_in_its_text_refuses_the_whole)
+{
+    cr_assert(ITEMS("<List><Item><Key>123456789012345</Key></Item></List>"));
+    cr_expect(not(ITEMS("<List><Item><Key>1234567890123456</Key></Item></List>")));
+    cr_expect(eq(str, seen, ""));
+    cr_expect(not(ITEMS("<List><Item><Key>12345678&amp;012345678</Key></Item></List>")));
+    cr_expect(not(ITEMS("<List><Item><Key>a<b/>c</Key></Item></List>")));
+    cr_expect(not(ITEMS("<List><Next>n</Next><Item><Key>stop</Key></Item><Item><Key>x</Key></Item></List>")));
+    cr_expect(eq(str, seen, "[stop|]"), "nothing is told behind a refusal");
+    cr_expect(eq(str, next, ""));
+}
+
+Test(xml, a_listing_that_is_cut_at_any_byte_is_refused)
+{
+    static const char whole[] = "<List><Item><Key>k</Key><Size>1</Size></Item><Next>n</Next></List>";
+
+    for (size_t n = 0; n < sizeof whole - 1; n++) {
+        char *cut = malloc(n + 1);
+
+        memcpy(cut, whole, n);
+        cr_expect(not(read_items(cut, n)), "%zu bytes", n);
+        cr_expect(eq(str, next, ""));
+        free(cut);
+    }
+}
+
+Test(xml, a_listing_may_be_larger_than_a_refusal_but_not_without_end)
+{
+    static const char head[] = "<List><Item><Key>k</Key></Item>", tail[] = "</List>";
+    char *large = malloc(LDR_XML_ITEMS_MAX + 1);
+
+    memset(large, ' ', LDR_XML_ITEMS_MAX + 1);
+    memcpy(large, head, strlen(head));
+    memcpy(large + LDR_XML_ITEMS_MAX - strlen(tail), tail, strlen(tail));
+    cr_expect(read_items(large, LDR_XML_ITEMS_MAX));
+    cr_expect(eq(str, seen, "[k|]"));
+    cr_expect(not(read_items(large, LDR_XML_ITEMS_MAX + 1)));
     free(large);
 }
