@@ -15,9 +15,10 @@
 
 /* ---------- filling ---------- */
 
-enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, struct ldr_fill *f, struct larder_err *err)
+enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, bool reserved, struct ldr_fill *f,
+                               struct larder_err *err)
 {
-    enum larder_kind k = ldr_space_reserve(b->space, size, err);
+    enum larder_kind k = reserved ? LARDER_OK : ldr_space_reserve(b->space, size, err);
 
     if (k)
         return k;
@@ -29,6 +30,10 @@ enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, struct ldr_f
     else if (fallocate(f->fd, 0, 0, (off_t)size))
         k = ldr_fail_sys(err, errno == ENOSPC || errno == EDQUOT ? LARDER_LIMIT_EXCEEDED : LARDER_IO,
                          "could not allocate %" PRIu64 " bytes in the cache", size);
+    if (!k) {
+        f->allocated = true;
+        ldr_space_filled(b->space, size);
+    }
     f->piece = k ? NULL : malloc(size < LDR_PIECE_BYTES ? size : LDR_PIECE_BYTES);
     f->hash_state = k ? NULL : XXH3_createState();
     if (!k && (!f->piece || !f->hash_state))
@@ -103,7 +108,8 @@ enum larder_kind ldr_fill_link(struct ldr_fill *f, const struct ldr_id *id, uint
     ldr_block_name(id, block, name);
     snprintf(self, sizeof self, "/proc/self/fd/%d", f->fd); /* by the descriptor, never by a name */
     if (linkat(AT_FDCWD, self, f->blocks->dir->dirfd, name, AT_SYMLINK_FOLLOW))
-        return ldr_fail_sys(err, LARDER_IO, "could not put block \"%s\" into the cache", name);
+        return ldr_fail_sys(err, errno == EEXIST ? LARDER_EXISTS : LARDER_IO,
+                            "could not put block \"%s\" into the cache", name);
     f->linked = true;
     return LARDER_OK;
 }
@@ -114,37 +120,47 @@ void ldr_fill_close(struct ldr_fill *f)
         return;
     if (f->fd >= 0)
         close(f->fd);
-    if (!f->linked)
+    if (!f->linked && f->allocated) {
+        ldr_space_leaving(f->blocks->space, f->size);
+        ldr_space_gone(f->blocks->space, f->size, false);
+    } else if (!f->linked) {
         ldr_space_release(f->blocks->space, f->size);
+    }
     free(f->piece);
     if (f->hash_state)
         XXH3_freeState(f->hash_state);
     *f = (struct ldr_fill){ .fd = -1 };
 }
 
-/* ---------- using and dropping ---------- */
+/* ---------- using ---------- */
 
-bool ldr_blocks_intact(const struct ldr_blocks *b, const struct ldr_record *r)
+bool ldr_blocks_intact(const struct ldr_blocks *b, const struct ldr_record *r, uint32_t block)
 {
     char name[LDR_BLOCK_NAME_MAX];
     struct stat st;
 
     if (ldr_record_blocks(r) == 0)
         return true;
-    ldr_block_name(&r->id, 0, name);
+    if (block >= ldr_record_blocks(r))
+        return false;
+    ldr_block_name(&r->id, block, name);
     return fstatat(b->dir->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode) &&
-           (uint64_t)st.st_size == r->size_bytes;
+           (uint64_t)st.st_size == ldr_record_block_len(r, block);
 }
 
-int ldr_blocks_open(const struct ldr_blocks *b, const struct ldr_record *r)
+int ldr_blocks_open(const struct ldr_blocks *b, const struct ldr_record *r, uint32_t block)
 {
     char name[LDR_BLOCK_NAME_MAX];
     struct stat st;
     int fd;
 
-    ldr_block_name(&r->id, 0, name);
+    if (block >= ldr_record_blocks(r)) {
+        errno = ENOENT;
+        return -1;
+    }
+    ldr_block_name(&r->id, block, name);
     fd = openat(b->dir->dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd >= 0 && (fstat(fd, &st) || (uint64_t)st.st_size != r->size_bytes)) {
+    if (fd >= 0 && (fstat(fd, &st) || (uint64_t)st.st_size != ldr_record_block_len(r, block))) {
         close(fd);
         errno = ESTALE;
         fd = -1;
@@ -152,33 +168,171 @@ int ldr_blocks_open(const struct ldr_blocks *b, const struct ldr_record *r)
     return fd;
 }
 
+/* Has somebody else the file open or mapped? A write lease is granted to nobody's only opener; where the file system
+ * has no leases, the answer is no. */
+static bool in_use(int fd)
+{
+    if (fcntl(fd, F_SETLEASE, F_WRLCK) == -1)
+        return errno == EAGAIN;
+    fcntl(fd, F_SETLEASE, F_UNLCK);
+    return false;
+}
+
+bool ldr_blocks_mapped(const struct ldr_blocks *b, const struct ldr_id *id, uint32_t block)
+{
+    char name[LDR_BLOCK_NAME_MAX];
+    bool mapped;
+    int fd;
+
+    ldr_block_name(id, block, name);
+    fd = openat(b->dir->dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return false;
+    mapped = in_use(fd);
+    close(fd);
+    return mapped;
+}
+
+/* ---------- dropping ---------- */
+
+/* Room for one more that lingers; under mtx. */
+static bool linger_room(struct ldr_blocks *b)
+{
+    size_t cap = b->cap_lingering ? 2 * b->cap_lingering : 64;
+    struct ldr_lingering *more;
+
+    if (b->n_lingering < b->cap_lingering)
+        return true;
+    more = cap <= LDR_LINGERING_MAX ? realloc(b->lingering, cap * sizeof *more) : NULL;
+    if (!more)
+        return false;
+    b->lingering = more;
+    b->cap_lingering = cap;
+    return true;
+}
+
+/* Keep the descriptor of an unlinked file that is still mapped, to ask again. False: too many are kept already. */
+static bool linger(struct ldr_blocks *b, int fd, uint64_t length)
+{
+    bool kept, first = false;
+
+    ldr_space_lingers(b->space, length);
+    pthread_mutex_lock(&b->mtx);
+    kept = linger_room(b);
+    if (kept) {
+        b->lingering[b->n_lingering++] = (struct ldr_lingering){ fd, length };
+    } else {
+        first = !b->overflowed;
+        b->overflowed = true;
+    }
+    pthread_mutex_unlock(&b->mtx);
+    if (first)
+        ldr_log(LDR_WARN, "blocks", "more evicted files are mapped than are watched, the others do not count max=%d",
+                LDR_LINGERING_MAX);
+    return kept;
+}
+
 struct drop {
     struct ldr_task task;
     struct ldr_blocks *blocks;
-    struct ldr_id id;
-    uint64_t size;
+    uint64_t length;
+    char name[32]; /* in fill/ */
 };
 
 static void drop_on_pool(struct ldr_task *t)
 {
     struct drop *d = LDR_CONTAINER(t, struct drop, task);
-    char name[LDR_BLOCK_NAME_MAX];
+    struct ldr_blocks *b = d->blocks;
+    int fd = openat(b->dir->fillfd, d->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    bool mapped;
 
-    ldr_block_name(&d->id, 0, name);
-    if (unlinkat(d->blocks->dir->dirfd, name, 0) && errno != ENOENT)
-        ldr_log(LDR_WARN, "blocks", "could not unlink name=%s errno=%d", name, errno);
-    ldr_space_release(d->blocks->space, d->size); /* gone by another hand is gone too */
+    if (unlinkat(b->dir->fillfd, d->name, 0))
+        ldr_log(LDR_WARN, "blocks", "could not unlink name=%s errno=%d", d->name, errno);
+    mapped = fd >= 0 && in_use(fd);
+    if (!mapped || !linger(b, fd, d->length)) {
+        if (fd >= 0)
+            close(fd); /* frees its blocks on the disk, if we were the last */
+        ldr_space_gone(b->space, d->length, mapped);
+    }
     free(d);
 }
 
-void ldr_blocks_drop(struct ldr_blocks *b, const struct ldr_record *r)
+void ldr_blocks_drop(struct ldr_blocks *b, const struct ldr_id *id, uint32_t block, uint64_t length)
 {
-    struct drop *d;
+    struct drop *d = malloc(sizeof *d);
+    char name[LDR_BLOCK_NAME_MAX];
 
-    if (ldr_record_blocks(r) == 0 || !(d = malloc(sizeof *d)))
+    if (!d)
         return; /* the next start's sweep finds it */
-    *d = (struct drop){ .task.run = drop_on_pool, .blocks = b, .id = r->id, .size = r->size_bytes };
+    *d = (struct drop){ .task.run = drop_on_pool, .blocks = b, .length = length };
+    snprintf(d->name, sizeof d->name, "gone-%" PRIu64, atomic_fetch_add(&b->dropped, 1));
+    ldr_block_name(id, block, name);
+    ldr_space_leaving(b->space, length);
+    /* Away from its name now, not when the pool comes to it: the same block may be filled again at once. */
+    if (renameat(b->dir->dirfd, name, b->dir->fillfd, d->name)) {
+        if (errno != ENOENT)
+            ldr_log(LDR_WARN, "blocks", "could not remove name=%s errno=%d", name, errno);
+        ldr_space_gone(b->space, length, false); /* gone by another hand is gone too */
+        free(d);
+        return;
+    }
     ldr_pool_post(b->pool, &d->task);
+}
+
+/* Ask for each that lingers whether it is free now. */
+static void look_on_pool(struct ldr_task *t)
+{
+    struct ldr_blocks *b = LDR_CONTAINER(t, struct ldr_blocks, look);
+    size_t i = 0;
+
+    for (;;) {
+        struct ldr_lingering one = { .fd = -1 };
+
+        pthread_mutex_lock(&b->mtx);
+        while (i < b->n_lingering && in_use(b->lingering[i].fd))
+            i++;
+        if (i < b->n_lingering) {
+            one = b->lingering[i];
+            b->lingering[i] = b->lingering[--b->n_lingering];
+        } else {
+            b->looking = false;
+        }
+        pthread_mutex_unlock(&b->mtx);
+        if (one.fd < 0)
+            return;
+        close(one.fd);
+        ldr_space_gone(b->space, one.length, true);
+    }
+}
+
+void ldr_blocks_tick(struct ldr_blocks *b)
+{
+    bool look;
+
+    pthread_mutex_lock(&b->mtx);
+    look = b->n_lingering && !b->looking;
+    b->looking |= look;
+    pthread_mutex_unlock(&b->mtx);
+    if (look)
+        ldr_pool_post(b->pool, &b->look);
+}
+
+void ldr_blocks_init(struct ldr_blocks *b, const struct ldr_cache_dir *dir, struct ldr_space *space,
+                     struct ldr_pool *pool)
+{
+    *b = (struct ldr_blocks){ .dir = dir, .space = space, .pool = pool, .look.run = look_on_pool };
+    pthread_mutex_init(&b->mtx, NULL);
+}
+
+void ldr_blocks_release(struct ldr_blocks *b)
+{
+    if (!b->dir)
+        return;
+    for (size_t i = 0; i < b->n_lingering; i++)
+        close(b->lingering[i].fd);
+    free(b->lingering);
+    pthread_mutex_destroy(&b->mtx);
+    *b = (struct ldr_blocks){ 0 };
 }
 
 /* ---------- the sweep ---------- */
@@ -190,13 +344,25 @@ struct ldr_sweep {
     struct ldr_reader *reader;
     pthread_mutex_t mtx;
     pthread_cond_t cond;
-    bool stop, ended;  /* under mtx */
-    uint64_t unlinked; /* under mtx */
+    struct timespec since; /* the agent's start, by the file system's clock */
+    bool stop, ended;      /* under mtx */
+    uint64_t unlinked;     /* under mtx */
     unsigned folder;
 };
 
+/* Linked by this run: an object that was kept from an earlier one may get a block now, whose record is on its way. */
+static bool of_this_run(const struct ldr_sweep *s, int folder, const char *name)
+{
+    struct stat st;
+
+    if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW))
+        return true; /* gone meanwhile */
+    return st.st_ctim.tv_sec > s->since.tv_sec ||
+           (st.st_ctim.tv_sec == s->since.tv_sec && st.st_ctim.tv_nsec >= s->since.tv_nsec);
+}
+
 /* "ID.n" of this folder whose record is not in the index. */
-static bool orphan(struct ldr_sweep *s, const char *name)
+static bool orphan(struct ldr_sweep *s, int folder, const char *name)
 {
     const char *dot = strchr(name, '.');
     struct ldr_id id;
@@ -208,8 +374,8 @@ static bool orphan(struct ldr_sweep *s, const char *name)
     n = strtoul(dot + 1, &end, 10);
     if (end == dot + 1 || *end || n >= LDR_BLOCKS_MAX)
         return true;
-    /* A block of this run may be linked and not committed yet. */
-    return !ldr_index_own_id(s->index, &id) && !ldr_reader_has_block(s->reader, &id, (uint32_t)n);
+    return !ldr_index_own_id(s->index, &id) && !ldr_reader_has_block(s->reader, &id, (uint32_t)n) &&
+           !of_this_run(s, folder, name);
 }
 
 static uint64_t sweep_folder(struct ldr_sweep *s)
@@ -229,7 +395,7 @@ static uint64_t sweep_folder(struct ldr_sweep *s)
         return 0;
     }
     while ((e = readdir(dir)))
-        if (e->d_name[0] != '.' && orphan(s, e->d_name) && unlinkat(dirfd(dir), e->d_name, 0) == 0)
+        if (e->d_name[0] != '.' && orphan(s, dirfd(dir), e->d_name) && unlinkat(dirfd(dir), e->d_name, 0) == 0)
             unlinked++;
     closedir(dir);
     return unlinked;
@@ -240,6 +406,9 @@ static void sweep_on_pool(struct ldr_task *t)
     struct ldr_sweep *s = LDR_CONTAINER(t, struct ldr_sweep, task);
     uint64_t n = sweep_folder(s);
     bool again;
+
+    if (s->folder == 255)
+        ldr_index_swept(s->index); /* before its owner is told */
 
     pthread_mutex_lock(&s->mtx);
     s->unlinked += n;
@@ -260,6 +429,7 @@ enum larder_kind ldr_sweep_start(struct ldr_blocks *b, struct ldr_index *x, stru
                                  struct larder_err *err)
 {
     struct ldr_sweep *s = calloc(1, sizeof *s);
+    struct stat st;
     enum larder_kind k;
 
     if (!s)
@@ -272,6 +442,8 @@ enum larder_kind ldr_sweep_start(struct ldr_blocks *b, struct ldr_index *x, stru
     s->task.run = sweep_on_pool;
     s->blocks = b;
     s->index = x;
+    if (fstat(b->dir->lockfd, &st) == 0) /* written when it was taken */
+        s->since = st.st_mtim;
     pthread_mutex_init(&s->mtx, NULL);
     pthread_cond_init(&s->cond, NULL);
     ldr_pool_post(b->pool, &s->task);

@@ -13,12 +13,31 @@
 #define LDR_PIECE_BYTES                                                                                                \
     (2 * LDR_MIB) /* the kernel makes one folio of a piece written at once (docs/design/storage.md) */
 
+#define LDR_LINGERING_MAX 4096 /* unlinked files that are kept open because somebody maps them */
+
 /* The block files of one domain. */
 struct ldr_blocks {
-    const struct ldr_cache_dir *dir; /* set once */
+    /* set once in init */
+    const struct ldr_cache_dir *dir;
     struct ldr_space *space;
     struct ldr_pool *pool;
+    /* any thread */
+    _Atomic uint64_t dropped; /* numbers the names that files have on their way out */
+    /* under mtx */
+    pthread_mutex_t mtx;
+    struct ldr_lingering {
+        int fd;
+        uint64_t length;
+    } * lingering;
+    size_t n_lingering, cap_lingering;
+    bool looking, overflowed;
+    struct ldr_task look; /* on the pool while `looking` */
 };
+
+void ldr_blocks_init(struct ldr_blocks *b, const struct ldr_cache_dir *dir, struct ldr_space *space,
+                     struct ldr_pool *pool);
+/* After the pool ran what was queued. Closes what lingers; its space is not asked for any more. All zero: nothing. */
+void ldr_blocks_release(struct ldr_blocks *b);
 
 struct ldr_fill {
     struct ldr_blocks *blocks; /* NULL: not open */
@@ -28,16 +47,18 @@ struct ldr_fill {
     uint8_t *piece; /* gathers what is not written yet */
     size_t piece_len;
     void *hash_state;
-    bool linked;
+    bool allocated, linked;
 };
 
-/* Reserve and allocate `size` (> 0) bytes. LIMIT_EXCEEDED: a limit of the cache, or the disk is full. IO. */
-enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, struct ldr_fill *f, struct larder_err *err);
+/* Reserve (unless `reserved`: the caller has, and gives that to the fill) and allocate `size` (> 0) bytes.
+ * LIMIT_EXCEEDED: a limit of the cache, or the disk is full. IO. On failure nothing is reserved any more. */
+enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, bool reserved, struct ldr_fill *f,
+                               struct larder_err *err);
 /* Append; CORRUPT when it would grow over its size. */
 enum larder_kind ldr_fill_write(struct ldr_fill *f, const void *p, size_t n, struct larder_err *err);
 /* All bytes are there: write the rest, fix mode and group. UNAVAILABLE: some are missing. */
 enum larder_kind ldr_fill_seal(struct ldr_fill *f, struct larder_err *err);
-/* Give it its name; from now on its space belongs to the block. */
+/* Give it its name; from now on its space belongs to the block. EXISTS: that block is there already. */
 enum larder_kind ldr_fill_link(struct ldr_fill *f, const struct ldr_id *id, uint32_t block, struct larder_err *err);
 /* Close. What was not linked gives its space back. */
 void ldr_fill_close(struct ldr_fill *f);
@@ -46,15 +67,22 @@ static inline bool ldr_fill_is_open(const struct ldr_fill *f)
     return f->blocks != NULL;
 }
 
-/* Is block 0's file there with the right length? Fast (a stat). */
-bool ldr_blocks_intact(const struct ldr_blocks *b, const struct ldr_record *r);
-/* Open block 0 of a record for reading; -1 and errno: gone. */
-int ldr_blocks_open(const struct ldr_blocks *b, const struct ldr_record *r);
-/* Unlink the files of a record that is not in the index any more, on the pool, and give their space back. */
-void ldr_blocks_drop(struct ldr_blocks *b, const struct ldr_record *r);
+/* Is the file of a block there with the right length? Fast (a stat). True for objects that have no blocks. */
+bool ldr_blocks_intact(const struct ldr_blocks *b, const struct ldr_record *r, uint32_t block);
+/* Open a block of a record for reading; -1 and errno: gone. */
+int ldr_blocks_open(const struct ldr_blocks *b, const struct ldr_record *r, uint32_t block);
+/* Take a file away that no record names any more. Its name is free at once (it is renamed into fill/), the unlinking
+ * follows on the pool. Its space comes back when nobody maps it: until then it is kept open and asked again at each
+ * ldr_blocks_tick(). Any thread. */
+void ldr_blocks_drop(struct ldr_blocks *b, const struct ldr_id *id, uint32_t block, uint64_t length);
+/* Does a process have the block open or mapped? (F_SETLEASE, F_WRLCK.) Where the file system cannot tell: false. */
+bool ldr_blocks_mapped(const struct ldr_blocks *b, const struct ldr_id *id, uint32_t block);
+/* Once a second, any thread: has the space of unlinked files become free? */
+void ldr_blocks_tick(struct ldr_blocks *b);
 
 /* Find block files that no record names (left by a kill between link and commit, or by a dropped generation) and unlink
- * them, on the pool, a folder at a time. One at a time per domain. */
+ * them, on the pool, a folder at a time. What was linked since this agent took the directory's lock is left alone: its
+ * record may be on the way. One at a time per domain. */
 struct ldr_sweep;
 enum larder_kind ldr_sweep_start(struct ldr_blocks *b, struct ldr_index *x, struct ldr_sweep **out,
                                  struct larder_err *err);

@@ -13,9 +13,12 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define FORMAT_TMP ".format.new"
+#define TOUCH_TMP  ".touch.new"
+#define TOUCH      "touch" /* in rw/ */
 
 enum larder_kind ldr_cache_dir_own(const struct ldr_cache_dir *d, int fd, mode_t mode, const char *what,
                                    struct larder_err *err)
@@ -230,6 +233,8 @@ static enum larder_kind make_dirs(struct ldr_cache_dir *d, struct larder_err *er
         k = open_dir(d, LDR_NAME_FILL, 0700, &d->fillfd, err);
     if (!k)
         empty_fill(d);
+    if (!k)
+        k = open_dir(d, LDR_NAME_RW, 02750, &d->rwfd, err);
     return k;
 }
 
@@ -305,7 +310,7 @@ enum larder_kind ldr_cache_dir_open(const char *path, bool has_group, gid_t grou
         free(d);
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     }
-    d->dirfd = d->lockfd = d->fillfd = d->gendirfd = -1;
+    d->dirfd = d->lockfd = d->fillfd = d->gendirfd = d->rwfd = -1;
     d->has_group = has_group;
     d->group = group;
     k = make_path(path, err);
@@ -339,6 +344,64 @@ done:
     else
         *out = d;
     return k;
+}
+
+/* All zero; its name is what readers open, so it gets that last. */
+static enum larder_kind make_touch(const struct ldr_cache_dir *d, uint64_t bytes, int *out, struct larder_err *err)
+{
+    enum larder_kind k = LARDER_OK;
+    int fd;
+
+    unlinkat(d->rwfd, TOUCH_TMP, 0); /* of an agent that was killed */
+    fd = openat(d->rwfd, TOUCH_TMP, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return ldr_fail_sys(err, LARDER_IO, "could not make \"" LDR_NAME_TOUCH "\" in \"%s\"", d->path);
+    /* Readers store into a mapping of it: where a page is missing on a full disk that is a SIGBUS in their process. */
+    if (fallocate(fd, 0, 0, (off_t)bytes))
+        k = ldr_fail_sys(err, errno == ENOSPC || errno == EDQUOT ? LARDER_LIMIT_EXCEEDED : LARDER_IO,
+                         "could not allocate \"" LDR_NAME_TOUCH "\" in \"%s\"", d->path);
+    if (!k)
+        k = ldr_cache_dir_own(d, fd, 0660, LDR_NAME_TOUCH, err);
+    if (!k && renameat(d->rwfd, TOUCH_TMP, d->rwfd, TOUCH))
+        k = ldr_fail_sys(err, LARDER_IO, "could not rename \"" LDR_NAME_TOUCH "\" in \"%s\"", d->path);
+    if (k) {
+        unlinkat(d->rwfd, TOUCH_TMP, 0);
+        close(fd);
+    } else {
+        *out = fd;
+    }
+    return k;
+}
+
+enum larder_kind ldr_cache_dir_touch(const struct ldr_cache_dir *d, uint64_t bytes, bool anew, int *out,
+                                     struct larder_err *err)
+{
+    struct stat st;
+    int fd = anew ? -1 : openat(d->rwfd, TOUCH, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (uint64_t)st.st_size == bytes) {
+        *out = fd;
+        return ldr_cache_dir_own(d, fd, 0660, LDR_NAME_TOUCH, err);
+    }
+    if (fd >= 0)
+        close(fd);
+    return make_touch(d, bytes, out, err);
+}
+
+enum larder_kind ldr_cache_dir_bounded(const struct ldr_cache_dir *d, uint64_t max_bytes, uint64_t min_free_bytes,
+                                       struct larder_err *err)
+{
+    struct stat root, here;
+    struct statvfs v;
+
+    if (fstatvfs(d->dirfd, &v) || fstat(d->dirfd, &here) || stat("/", &root))
+        return ldr_fail_sys(err, LARDER_IO, "could not ask for the file system of \"%s\"", d->path);
+    if (here.st_dev != root.st_dev || min_free_bytes > 0 || max_bytes < (uint64_t)v.f_blocks * v.f_frsize)
+        return LARDER_OK;
+    return ldr_fail(err, LARDER_INVALID,
+                    "cache directory \"%s\" is on the root file system and nothing keeps the cache from filling it: "
+                    "set larder.cache.max_size below its size, or larder.cache.min_free",
+                    d->path);
 }
 
 bool ldr_cache_dir_store(struct ldr_cache_dir *d, const char *scheme, uint64_t fingerprint)
@@ -386,7 +449,7 @@ void ldr_cache_dir_distrust(struct ldr_cache_dir *d)
 
 void ldr_cache_dir_close(struct ldr_cache_dir **d)
 {
-    int *fds[] = { &(*d)->gendirfd, &(*d)->fillfd, &(*d)->lockfd, &(*d)->dirfd };
+    int *fds[] = { &(*d)->rwfd, &(*d)->gendirfd, &(*d)->fillfd, &(*d)->lockfd, &(*d)->dirfd };
 
     for (size_t i = 0; i < LDR_ARRAY_LEN(fds); i++)
         if (*fds[i] >= 0)

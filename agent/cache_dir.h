@@ -15,6 +15,7 @@ struct ldr_cache_dir {
     int lockfd;   /* holds agent.lock */
     int fillfd;   /* of CACHE/fill */
     int gendirfd; /* of CACHE/gen-N */
+    int rwfd;     /* of CACHE/rw */
     bool has_group;
     gid_t group;
     bool new_generation;      /* gen-N is empty: made by this start */
@@ -37,6 +38,16 @@ enum larder_kind ldr_cache_dir_mark(struct ldr_cache_dir *d, bool clean, struct 
 /* Nothing in the generation is to be trusted: the next start makes a new one. Async-safe enough for a dying agent. */
 void ldr_cache_dir_distrust(struct ldr_cache_dir *d);
 void ldr_cache_dir_close(struct ldr_cache_dir **d);
+
+/* Open rw/touch, which readers write, for reading and clearing bits: `bytes` long and on the disk. Made under another name
+ * and renamed when it is not there or has another size (readers that map the old one go on, their bits are lost); `anew`
+ * with a new generation. LIMIT_EXCEEDED: the disk is full. IO. */
+enum larder_kind ldr_cache_dir_touch(const struct ldr_cache_dir *d, uint64_t bytes, bool anew, int *fd,
+                                     struct larder_err *err);
+/* A cache on the root file system must have a limit: INVALID when neither `max_bytes` nor `min_free_bytes` keeps it from
+ * filling that. */
+enum larder_kind ldr_cache_dir_bounded(const struct ldr_cache_dir *d, uint64_t max_bytes, uint64_t min_free_bytes,
+                                       struct larder_err *err);
 
 /* Mode and group of a file or directory that clients may read (or not): set explicitly, whatever the umask. */
 enum larder_kind ldr_cache_dir_own(const struct ldr_cache_dir *d, int fd, mode_t mode, const char *what,

@@ -16,13 +16,28 @@ static uint64_t last_page(const struct ldr_snapshot *s)
     return info.me_last_pgno;
 }
 
-/* Allocate data.mdb to at least `pages`; a full disk shows here, not in a commit, and no page that clients may read is
- * ever a hole (reading one on a full tmpfs is SIGBUS). */
+/* The ledger first, then the disk: a full disk shows here, not in a commit. */
+static bool extend(struct ldr_snapshot *s, uint64_t have, uint64_t want)
+{
+    uint64_t bytes = (want - have) * LDR_PAGE;
+    bool done;
+
+    if (ldr_space_grow(s->space, bytes, NULL))
+        return false;
+    done = !fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE));
+    if (!done)
+        ldr_log(LDR_WARN, "index", "could not extend data.mdb bytes=%llu errno=%d",
+                (unsigned long long)(want * LDR_PAGE), errno);
+    ldr_space_grown(s->space, bytes, done);
+    return done;
+}
+
+/* Allocate data.mdb to at least `pages`: no page that clients may read is ever a hole (reading one on a full tmpfs is
+ * SIGBUS). A whole step where there is room, else what is needed. */
 static bool grow(struct ldr_snapshot *s, uint64_t pages)
 {
     uint64_t max = s->hdr->mapsize / LDR_PAGE, have = atomic_load_explicit(&s->hdr->npages, memory_order_relaxed);
     uint64_t want;
-    bool grown;
 
     if (pages <= have)
         return true;
@@ -31,36 +46,66 @@ static bool grow(struct ldr_snapshot *s, uint64_t pages)
     want = (pages + s->step_pages - 1) / s->step_pages * s->step_pages;
     if (want > max)
         want = max;
-    grown = !fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE));
-    if (!grown) { /* a whole step does not fit any more: what is needed may */
+    if (!extend(s, have, want)) {
         want = pages;
-        grown = !fallocate(s->data_fd, 0, 0, (off_t)(want * LDR_PAGE));
-    }
-    if (!grown) {
-        ldr_log(LDR_WARN, "index", "could not extend data.mdb bytes=%llu errno=%d",
-                (unsigned long long)(want * LDR_PAGE), errno);
-        return false;
+        if (!extend(s, have, want))
+            return false;
     }
     atomic_store_explicit(&s->hdr->npages, want, memory_order_release);
     return true;
 }
 
+/* A commit without room has written beyond the extent: those pages are on the disk, whatever the ledger says. */
+static void overdraw(struct ldr_snapshot *s, uint64_t pages)
+{
+    uint64_t have = atomic_load_explicit(&s->hdr->npages, memory_order_relaxed);
+
+    if (fallocate(s->data_fd, 0, 0, (off_t)(pages * LDR_PAGE)))
+        return; /* a hole among them: readers take it for damage and ask the agent */
+    ldr_space_overdraw(s->space, (pages - have) * LDR_PAGE);
+    atomic_store_explicit(&s->hdr->npages, pages, memory_order_release);
+}
+
+/* Pages inside the file that no tree uses, as the free list of LMDB has them; some may be pinned for a moment still. */
+static uint64_t free_pages(const struct ldr_snapshot *s)
+{
+    uint64_t n = 0;
+    MDB_cursor *cur = NULL;
+    MDB_txn *txn = NULL;
+    MDB_val key, val;
+
+    if (mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn))
+        return 0;
+    if (!mdb_cursor_open(txn, 0, &cur)) { /* dbi 0 is the free list: txnid -> {count, page numbers} */
+        while (!mdb_cursor_get(cur, &key, &val, MDB_NEXT))
+            if (val.mv_size >= sizeof(uint64_t)) {
+                uint64_t count;
+
+                memcpy(&count, val.mv_data, sizeof count);
+                n += count;
+            }
+        mdb_cursor_close(cur);
+    }
+    mdb_txn_abort(txn);
+    return n;
+}
+
 enum larder_kind ldr_snapshot_open(struct ldr_snapshot *s, MDB_env *env, int data_fd, struct ldr_hdr *hdr,
-                                   struct larder_err *err)
+                                   struct ldr_space *space, struct larder_err *err)
 {
     MDB_envinfo info;
-    uint64_t max = hdr->mapsize / LDR_PAGE;
+    uint64_t step = space->max_bytes / 16;
     int rc;
 
-    *s = (struct ldr_snapshot){ .env = env, .data_fd = data_fd, .hdr = hdr };
-    s->step_pages = max / 16;
-    if (s->step_pages > 64 * LDR_MIB / LDR_PAGE)
-        s->step_pages = 64 * LDR_MIB / LDR_PAGE;
-    if (s->step_pages < 1)
-        s->step_pages = 1;
+    *s = (struct ldr_snapshot){ .env = env, .data_fd = data_fd, .hdr = hdr, .space = space };
+    step = step < LDR_STEP_MIN ? LDR_STEP_MIN : step > LDR_STEP_MAX ? LDR_STEP_MAX : step;
+    s->step_pages = step / LDR_PAGE;
     mdb_env_info(env, &info);
-    if (!grow(s, info.me_last_pgno + 2))
-        return ldr_fail_sys(err, LARDER_IO, "could not allocate the index");
+    if (!grow(s, info.me_last_pgno + 1))
+        return ldr_fail(err, LARDER_LIMIT_EXCEEDED,
+                        "there is no room for the index: larder.cache.max_size (%llu bytes) is too small, or the file "
+                        "system is too full for larder.cache.min_free",
+                        (unsigned long long)space->max_bytes);
     /* Older snapshots lost their pins with the agent that held them. */
     if (atomic_load(&hdr->floor) < info.me_last_txnid)
         atomic_store(&hdr->floor, info.me_last_txnid);
@@ -73,9 +118,14 @@ enum larder_kind ldr_snapshot_open(struct ldr_snapshot *s, MDB_env *env, int dat
     return LARDER_OK;
 }
 
-bool ldr_snapshot_reserve(struct ldr_snapshot *s, uint64_t pages)
+bool ldr_snapshot_reserve(struct ldr_snapshot *s, uint64_t pages, bool removes)
 {
-    return grow(s, last_page(s) + 1 + pages);
+    uint64_t max = s->hdr->mapsize / LDR_PAGE, want = last_page(s) + 1 + pages;
+
+    if (want <= (removes ? max : max - max / 16))
+        return grow(s, want);
+    /* The file does not shrink, and what is evicted leaves holes in it: twice the need, as they are not in one piece. */
+    return grow(s, max) && free_pages(s) / 2 >= pages;
 }
 
 uint64_t ldr_snapshot_publish(struct ldr_snapshot *s)
@@ -86,8 +136,8 @@ uint64_t ldr_snapshot_publish(struct ldr_snapshot *s)
     int rc;
 
     /* 1. the extent covers what this snapshot uses, with room ahead while there is some */
-    if (!grow(s, last_page(s) + 1 + s->step_pages / 2))
-        grow(s, last_page(s) + 1);
+    if (!grow(s, last_page(s) + 1 + s->step_pages / 2) && !grow(s, last_page(s) + 1))
+        overdraw(s, last_page(s) + 1);
     /* 2. pin it (only this thread writes, so the newest is ours) */
     for (size_t i = 0; i < LDR_ARRAY_LEN(s->pins) && !pin; i++)
         if (!s->pins[i].id)

@@ -39,7 +39,7 @@ struct ldr_write {
     UT_hash_handle hh; /* by op_id */
     uint64_t op_id;
     struct ldr_domain *domain;
-    struct ldr_name *name;
+    struct ldr_name *name, *from; /* from: copy */
     struct ldr_keystate *key;
     struct ldr_write_waiter *waiters;
     bool is_put;
@@ -51,6 +51,7 @@ struct ldr_write {
     struct ldr_task task;
     struct ldr_change change;
     struct ldr_id id;
+    bool linked; /* the body is the file of a block of `id` now, and closed */
     bool publishing;
     enum larder_kind kind;
     struct larder_err err;
@@ -106,7 +107,7 @@ static enum larder_kind body_new(struct ldr_domain *d, const struct ldr_part *p,
 static enum larder_kind body_open(struct ldr_domain *d, struct ldr_body *b, struct larder_err *err)
 {
     b->opened = true;
-    if (b->size > 0 && b->size <= d->cfg->block_size && !ldr_fill_open(&d->blocks, b->size, &b->fill, NULL))
+    if (b->size > 0 && b->size <= d->cfg->block_size && !ldr_fill_open(&d->blocks, b->size, false, &b->fill, NULL))
         return LARDER_OK;
     b->memfd = memfd_create("larder-put", MFD_CLOEXEC);
     return b->memfd < 0 ? ldr_fail_sys(err, LARDER_NO_MEMORY, "could not make room for an upload") : LARDER_OK;
@@ -229,6 +230,7 @@ static void write_free(struct ldr_write *w)
     ldr_meta_release(&w->meta);
     ldr_meta_release(&w->attempt.op.meta);
     ldr_name_unref(&w->name);
+    ldr_name_unref(&w->from);
     free(w);
 }
 
@@ -260,13 +262,8 @@ static void write_answer(struct ldr_write *w)
 static void settled_on_ipc(struct ldr_task *t)
 {
     struct ldr_write *w = LDR_CONTAINER(t, struct ldr_write, task);
-    struct ldr_change *c = &w->change;
 
-    if (c->had_old)
-        ldr_blocks_drop(&w->domain->blocks, &c->old);
-    if (w->publishing && c->kind && w->body && w->body->fill.linked)
-        ldr_blocks_drop(&w->domain->blocks, &c->record); /* stored, but not kept: the cache has no room */
-    if (w->publishing && c->kind == LARDER_OK)
+    if (w->publishing && w->change.kind == LARDER_OK) /* else stored, but not kept: the cache has no room */
         ldr_count(&w->domain->counters, published, 1);
     write_answer(w);
 }
@@ -287,11 +284,8 @@ static void settle(struct ldr_write *w)
 
     if (!ldr_flight_write_alone(w->key))
         w->publishing = false; /* nobody knows whose bytes the store kept */
-    if (w->body && w->body->fill.linked && !w->publishing) {
-        struct ldr_record r = { .id = w->id, .size_bytes = w->body->size, .block_log2 = LDR_BLOCK_LOG2_MAX };
-
-        ldr_blocks_drop(&w->domain->blocks, &r);
-    }
+    if (w->linked && !w->publishing)
+        ldr_blocks_drop(&w->domain->blocks, &w->id, 0, w->meta.size_bytes);
     c->what = w->publishing ? LDR_CHANGE_PUT : LDR_CHANGE_REMOVE;
     c->key = w->name->ikey;
     c->key_len = w->name->ikey_len;
@@ -318,9 +312,11 @@ static void fill_record(struct ldr_write *w, const struct ldr_fill *block)
                               .size_bytes = w->meta.size_bytes,
                               .last_modified_s = LDR_TIME_UNKNOWN,
                               .block_log2 = (uint8_t)__builtin_ctzll(d->cfg->block_size),
+                              .prefix = (uint8_t)w->name->policy->slot,
                               .fields = w->meta.fields.p,
                               .fields_len = w->meta.fields.len };
     if (block) {
+        w->change.block = 0;
         w->change.block_hash = block->hash;
     } else {
         r->payload = w->bytes;
@@ -360,13 +356,15 @@ static void keep_on_pool(struct ldr_task *t)
         if (!w->body && (w->body = calloc(1, sizeof *w->body))) {
             w->body->memfd = w->body->fill.fd = -1;
             w->body->size = size;
-            if (!ldr_fill_open(&d->blocks, size, &w->body->fill, NULL) &&
+            if (!ldr_fill_open(&d->blocks, size, false, &w->body->fill, NULL) &&
                 (ldr_fill_write(&w->body->fill, w->bytes, w->bytes_len, NULL) || ldr_fill_seal(&w->body->fill, NULL)))
                 ldr_fill_close(&w->body->fill);
         }
         if (w->body && ldr_fill_is_open(&w->body->fill) && !ldr_fill_link(&w->body->fill, &w->id, 0, NULL)) {
             fill_record(w, &w->body->fill);
-            w->publishing = true;
+            w->publishing = w->linked = true;
+            body_free(w->body); /* a file that is open counts as mapped when its space is to come back */
+            w->body = NULL;
         }
     }
     t->run = settle_on_ipc;
@@ -384,7 +382,7 @@ static void answered_on_ipc(struct ldr_task *t)
     w->err = op->err;
     if (op->kind && w->attempt.unsure && !(op->what == LDR_OP_DELETE && op->kind == LARDER_NOT_FOUND))
         w->kind = ldr_fail(&w->err, LARDER_OUTCOME_UNKNOWN, "whether \"%.200s\" was %s is not known: %.200s", op->uri,
-                           w->is_put ? "written" : "deleted", op->err.msg);
+                           op->what == LDR_OP_DELETE ? "deleted" : "written", op->err.msg);
     if (op->kind || !w->is_put || !ldr_flight_write_alone(w->key)) {
         settle(w);
         return;
@@ -616,6 +614,32 @@ enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t
     if (k)
         return k;
     w->attempt.op.what = LDR_OP_DELETE;
+    return write_start(w, ww, err);
+}
+
+enum larder_kind ldr_upload_copy(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *from,
+                                 struct ldr_name *to, struct ldr_write_waiter *ww, struct larder_err *err)
+{
+    struct ldr_write *w;
+    struct ldr_op *op;
+    enum larder_kind k;
+
+    if (join_known(d->uploads, op_id, ww))
+        return LARDER_OK;
+    if (from->backend != to->backend)
+        return ldr_fail(err, LARDER_UNSUPPORTED, "could not copy \"%.200s\" to \"%.200s\": they are of two stores",
+                        from->text, to->text);
+    if (!to->backend->ops->copy)
+        return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot copy", to->backend->ops->kind);
+    k = write_new(d, op_id, deadline_ns, to, &w, err);
+    if (k)
+        return k;
+    w->from = ldr_name_ref(from);
+    op = &w->attempt.op;
+    op->what = LDR_OP_COPY;
+    op->from_uri = w->from->text;
+    op->from_container = w->from->container;
+    op->from_key = w->from->key;
     return write_start(w, ww, err);
 }
 

@@ -1,4 +1,4 @@
-/* upload.h - step 10, the other way: puts and deletes.
+/* upload.h - step 10, the other way: puts, copies and deletes.
  *
  * A write, in order (docs/tour.md): hold the key (flights of it are detached) → commit an intent → one request to
  * the store → publish the new record, or remove the old one, in the commit that clears the intent → answer. Killed
@@ -48,6 +48,10 @@ enum larder_kind ldr_upload_put(struct ldr_domain *d, const struct ldr_put_args 
                                 struct larder_err *err);
 enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *name,
                                    struct ldr_write_waiter *w, struct larder_err *err);
+/* Copy within a store: a write of `to`, whose record goes, as the bytes never come here. UNSUPPORTED: `from` and `to` are
+ * of two stores, or theirs cannot copy. */
+enum larder_kind ldr_upload_copy(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *from,
+                                 struct ldr_name *to, struct ldr_write_waiter *w, struct larder_err *err);
 void ldr_upload_leave(struct ldr_write_waiter *w); /* the write goes on */
 
 /* A part of a body on its way into a file, on the pool. Embedded in a request. */

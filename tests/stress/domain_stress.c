@@ -2,9 +2,10 @@
  *
  *   domain_stress [--seconds N]     (or LDR_STRESS_SECONDS; default 5)
  *
- * The main thread is the ipc thread. Clients ask it for objects, heads and pieces, put, delete, and go away; others
- * change the index directly and read their own writes; others fill, link and drop blocks on the pool. The store is
- * fake_backend, which fails now and then. Every answer is checked, and at the end every byte of the ledger and every
+ * The main thread is the ipc thread. Clients ask it for ranges of objects, heads and pieces, put, delete, and go away;
+ * others change the index directly and read their own writes; others wait for room, fill, link and commit or drop blocks
+ * on the pool. There is room for a part of it only, so blocks are evicted all the while. The store is fake_backend,
+ * which fails now and then. Every answer is checked, the ledger at each moment, and at the end every byte of it and every
  * block file has to belong to a record. Exit 0: as it should be. */
 #include "common/clock.h"
 #include "common/hash.h"
@@ -15,19 +16,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CLIENTS    6
 #define CHANGERS   2
 #define FILLERS    2
-#define KEYS       12 /* few, so that flights are joined and writes overlap */
+#define KEYS       40 /* few, so that flights are joined and writes overlap */
 #define STORE_SIZE (300 * 1000)
+#define BLOCK_LOG2 16
+#define MAX_BYTES  (8 * LDR_MIB)
 #define MIN_STEPS  20 /* of each thread: fewer, and it was not there */
 
 struct stress {
     struct domain_fixture f;
     atomic_bool stop;
     atomic_uint running, wrong;
-    atomic_uint gets, published, heads, chunks, puts, deletes, unknown, changes, fills;
+    atomic_uint gets, cached, heads, chunks, puts, deletes, unknown, changes, fills, refused;
 };
 
 /* of this program: reached from threads and callbacks */
@@ -63,11 +67,12 @@ struct job {
     struct ldr_task task;
     sem_t done;
     enum what what;
-    bool leave; /* at once */
+    bool leave;  /* at once */
+    bool asking; /* an answer may come before the call that asks returns: the job is needed still */
     char uri[32];
     const char *key;
     size_t size;
-    uint64_t offset, op_id;
+    uint64_t offset, length, op_id;
     struct ldr_waiter waiter;
     struct ldr_write_waiter write_waiter;
     struct ldr_part part; /* PUT, large: the body goes in pieces */
@@ -75,43 +80,71 @@ struct job {
     bool answered;
 };
 
+/* A block that the index names has its file, with the right bytes; unless it went a moment ago. */
+static void check_block(const struct job *j, const struct ldr_record *r, uint32_t block)
+{
+    int fd = ldr_blocks_open(&s.f.domain.blocks, r, block);
+    uint8_t have[1000], *want;
+    uint64_t at = (uint64_t)block << BLOCK_LOG2;
+    ssize_t n;
+
+    if (fd < 0) {
+        CHECK(!ldr_reader_has_block(s.f.domain.reader, &r->id, block));
+        return;
+    }
+    n = pread(fd, have, sizeof have, 0);
+    CHECK(n > 0);
+    want = malloc(at + sizeof have);
+    fake_body(j->key, want, at + sizeof have);
+    CHECK(n > 0 && !memcmp(have, want + at, (size_t)n));
+    free(want);
+    close(fd);
+}
+
 static void check_record(const struct job *j)
 {
     struct ldr_record r;
 
     if (!domain_find(&s.f, j->uri, &r))
         return; /* removed meanwhile, or a write of it was under way */
-    if (r.flags & LDR_FLAG_INLINE)
+    if (r.flags & LDR_FLAG_INLINE) {
         CHECK(fake_body_is(j->key, r.payload, r.payload_len));
-    else
-        CHECK(ldr_blocks_intact(&s.f.domain.blocks, &r));
+        return;
+    }
+    for (uint32_t i = 0; i < ldr_record_blocks(&r); i++)
+        if (ldr_reader_has_block(s.f.domain.reader, &r.id, i))
+            check_block(j, &r, i);
 }
 
-static void fetched(struct ldr_waiter *w, const struct ldr_fetch *fetch)
+static void check_bytes(const struct job *j, const struct ldr_answer *a)
+{
+    uint8_t have[1000], *want = malloc(j->offset + sizeof have);
+    ssize_t n = ldr_answer_bytes(a, j->offset, have, sizeof have);
+
+    fake_body(j->key, want, j->offset + sizeof have);
+    CHECK(n <= 0 || !memcmp(have, want + j->offset, (size_t)n));
+    if (j->what == CHUNK)
+        CHECK(n == sizeof have);
+    free(want);
+}
+
+static void fetched(struct ldr_waiter *w, const struct ldr_answer *a)
 {
     struct job *j = LDR_CONTAINER(w, struct job, waiter);
-    uint8_t bytes[2000];
-    ssize_t n;
 
     CHECK(!j->answered);
     j->answered = true;
-    if (fetch->kind) {
-        CHECK(fetch->kind == LARDER_UNAVAILABLE);
+    if (a->kind) {
+        CHECK(a->kind == LARDER_UNAVAILABLE);
     } else {
-        CHECK(fetch->meta.size_bytes == STORE_SIZE);
-        n = j->what == HEAD ? 0 : ldr_fetch_bytes(fetch, j->offset, bytes, sizeof bytes);
-        if (j->what == GET)
-            CHECK(n == (ssize_t)sizeof bytes && fake_body_is(j->key, bytes, sizeof bytes));
-        if (j->what == CHUNK) {
-            uint8_t whole[4000];
-
-            fake_body(j->key, whole, j->offset + 1000);
-            CHECK(n == 1000 && !memcmp(bytes, whole + j->offset, 1000));
-        }
-        atomic_fetch_add(&s.published, fetch->published);
+        CHECK(a->meta != NULL);
+        if (j->what != HEAD)
+            check_bytes(j, a);
+        atomic_fetch_add(&s.cached, a->in_cache);
         check_record(j);
     }
-    sem_post(&j->done);
+    if (!j->asking)
+        sem_post(&j->done);
 }
 
 static void written(struct ldr_write_waiter *w, const struct ldr_write_result *r)
@@ -123,18 +156,22 @@ static void written(struct ldr_write_waiter *w, const struct ldr_write_result *r
     CHECK(r->kind == LARDER_OK || r->kind == LARDER_OUTCOME_UNKNOWN);
     atomic_fetch_add(&s.unknown, r->kind != LARDER_OK);
     check_record(j);
-    sem_post(&j->done);
+    if (!j->asking)
+        sem_post(&j->done);
 }
 
-/* The request is on its way, or is not; who does not wait for its answer leaves now. */
+/* The request is on its way, is not, or is answered already; who does not wait for its answer leaves now. */
 static void asked(struct job *j, enum larder_kind k)
 {
     CHECK(k == LARDER_OK);
-    if (k || j->leave) {
+    j->asking = false;
+    if (!j->answered && (k || j->leave)) {
         ldr_flight_leave(&j->waiter);
         ldr_upload_leave(&j->write_waiter);
-        sem_post(&j->done);
+        j->answered = true;
     }
+    if (j->answered)
+        sem_post(&j->done);
 }
 
 static void put_body(struct job *j)
@@ -143,6 +180,7 @@ static void put_body(struct job *j)
     struct ldr_put_args a = { .op_id = j->op_id, .deadline_ns = LDR_NEVER, .name = n, .size = j->size };
     uint8_t *body = j->body; /* once asked, the job may be gone */
 
+    j->asking = true;
     if (j->size <= LDR_WIRE_PART) {
         a.data = body;
         a.data_len = j->size;
@@ -199,6 +237,9 @@ static void job_on_ipc(struct ldr_task *t)
 
     j->waiter.answer = fetched;
     j->write_waiter.answer = written;
+    j->asking = true;
+    j->waiter.offset = j->offset;
+    j->waiter.length = j->length;
     switch (j->what) {
     case GET:
         k = ldr_flight_object(d, n, &j->waiter, NULL);
@@ -238,7 +279,8 @@ static void *client(void *user)
 
         snprintf(j.uri, sizeof j.uri, "mem://b/key-%u", (unsigned)(rnd(&state) % KEYS));
         j.key = j.uri + strlen("mem://b/");
-        j.offset = j.what == CHUNK ? rnd(&state) % 4 * 1000 : 0;
+        j.offset = j.what == CHUNK ? rnd(&state) % 4 * 1000 : j.what == GET ? rnd(&state) % 200000 : 0;
+        j.length = j.what == GET ? 1 + rnd(&state) % 99000 : 0;
         sem_init(&j.done, 0, 0);
         ldr_mailbox_post(&s.f.domain.ipc_box, &j.task);
         wait_for(&j.done);
@@ -300,8 +342,8 @@ static void *changer(void *user)
         if (i % 4 == 0)
             change(LDR_CHANGE_INTENT, key, NULL, 0);
         change(LDR_CHANGE_PUT, key, text, n);
-        CHECK(ldr_reader_find(reader, key, strlen(key), &r, &txnid) == LARDER_OK && r.payload_len == n &&
-              !memcmp(r.payload, text, n));
+        if (ldr_reader_find(reader, key, strlen(key), &r, &txnid) == LARDER_OK) /* else it was evicted already */
+            CHECK(r.payload_len == n && !memcmp(r.payload, text, n));
         if (i % 3 == 0) {
             change(LDR_CHANGE_REMOVE, key, NULL, 0);
             CHECK(ldr_reader_find(reader, key, strlen(key), &r, &txnid) == LARDER_NOT_FOUND);
@@ -320,44 +362,89 @@ static void *changer(void *user)
 struct filling {
     struct ldr_task task;
     sem_t done;
+    struct ldr_id id;
     size_t size;
+    bool ok;
 };
 
+/* Its room is reserved. */
 static void fill_on_pool(struct ldr_task *t)
 {
     struct filling *w = LDR_CONTAINER(t, struct filling, task);
     struct ldr_blocks *b = &s.f.domain.blocks;
-    struct ldr_record r = { .id = ldr_index_new_id(s.f.domain.index), .size_bytes = w->size, .block_log2 = 24 };
     uint8_t *p = calloc(1, w->size);
     struct ldr_fill fill;
 
-    if (ldr_fill_open(b, w->size, &fill, NULL) == LARDER_OK) {
+    w->ok = ldr_fill_open(b, w->size, true, &fill, NULL) == LARDER_OK;
+    if (w->ok) {
         CHECK(ldr_fill_write(&fill, p, w->size, NULL) == LARDER_OK);
         CHECK(ldr_fill_seal(&fill, NULL) == LARDER_OK);
-        if (w->size % 3) {
-            CHECK(ldr_fill_link(&fill, &r.id, 0, NULL) == LARDER_OK);
-            CHECK(ldr_blocks_intact(b, &r));
-            ldr_blocks_drop(b, &r);
-        }
+        w->ok = w->size % 3;
+        if (w->ok)
+            CHECK(ldr_fill_link(&fill, &w->id, 0, NULL) == LARDER_OK);
         ldr_fill_close(&fill);
     }
     free(p);
     sem_post(&w->done);
 }
 
+static bool wait_for_room(struct ldr_mailbox *box, size_t size)
+{
+    struct ldr_want want = { .box = box, .size = size };
+
+    ldr_space_want(&s.f.domain.space, &want);
+    CHECK(ldr_mailbox_take(box, LDR_NEVER) == &want.task);
+    CHECK(want.kind == LARDER_OK || want.kind == LARDER_LIMIT_EXCEEDED);
+    atomic_fetch_add(&s.refused, want.kind != LARDER_OK);
+    return want.kind == LARDER_OK;
+}
+
 static void *filler(void *user)
 {
     uint64_t state = 0xbf58476d1ce4e5b9 * ((uintptr_t)user + 1);
+    struct ldr_domain *d = &s.f.domain;
+    struct ldr_hold *hold = NULL;
+    struct ldr_mailbox box;
 
+    ldr_mailbox_init(&box, NULL, NULL);
     for (unsigned i = 0; i < MIN_STEPS || !atomic_load(&s.stop); i++) {
-        struct filling w = { .task.run = fill_on_pool, .size = 1 + rnd(&state) % (2 * LDR_MIB) };
+        struct filling w = { .task.run = fill_on_pool, .size = 1 + rnd(&state) % LDR_MIB };
+        struct wish wish;
+        char key[40];
 
+        if (!wait_for_room(&box, w.size))
+            continue;
+        w.id = ldr_index_new_id(d->index);
         sem_init(&w.done, 0, 0);
         ldr_pool_post(s.f.pool, &w.task);
         wait_for(&w.done);
         sem_destroy(&w.done);
+        CHECK(atomic_load(&d->space.bytes) <= MAX_BYTES);
         atomic_fetch_add(&s.fills, 1);
+        if (!w.ok)
+            continue;
+        if (w.size % 5 == 0) {
+            ldr_blocks_drop(&d->blocks, &w.id, 0, w.size);
+            continue;
+        }
+        ldr_hold_unref(&hold);
+        hold = ldr_hold_new(0, 0);
+        snprintf(key, sizeof key, "mem://fill/%u/%u", (unsigned)(uintptr_t)user, (unsigned)(rnd(&state) % 20));
+        wish = (struct wish){ .c = { .what = LDR_CHANGE_PUT,
+                                     .key = key,
+                                     .key_len = strlen(key),
+                                     .done = wish_done,
+                                     .hold = hold,
+                                     .record = { .id = w.id, .size_bytes = w.size, .block_log2 = 24 } } };
+        sem_init(&wish.done, 0, 0);
+        ldr_index_change(d->index, &wish.c);
+        wait_for(&wish.done);
+        CHECK(wish.c.kind == LARDER_OK);
+        sem_destroy(&wish.done);
+        atomic_store(&hold->until_ns, ldr_mono_ns() + 5 * LDR_NS_PER_MS);
     }
+    ldr_hold_unref(&hold);
+    ldr_mailbox_release(&box);
     atomic_fetch_sub(&s.running, 1);
     return NULL;
 }
@@ -425,7 +512,8 @@ int main(int argc, char **argv)
     double seconds = seconds_wanted(argc, argv);
     pthread_t t[CLIENTS + CHANGERS + FILLERS];
     char dir[TEST_DIR_MAX];
-    int64_t until;
+    int64_t until, tick = 0;
+    uint64_t evicted;
     bool sound;
 
     if (seconds <= 0) {
@@ -434,8 +522,11 @@ int main(int argc, char **argv)
     }
     short_lives();
     test_dir_make(dir);
-    /* Room for a part of it only: refusals are in it, too. */
-    domain_open(&s.f, dir, &(struct domain_options){ .pool_threads = 4, .max_bytes = 24 * LDR_MIB });
+    /* Room for a part of it only, of blocks and of small objects. */
+    domain_open(
+        &s.f, dir,
+        &(struct domain_options){
+            .pool_threads = 4, .max_bytes = MAX_BYTES, .inline_bytes = 128 * LDR_KIB, .block_size = 1u << BLOCK_LOG2 });
     fake_serve_any(s.f.store, STORE_SIZE, 17);
     atomic_store(&s.running, LDR_ARRAY_LEN(t));
     for (uintptr_t i = 0; i < LDR_ARRAY_LEN(t); i++)
@@ -448,17 +539,25 @@ int main(int argc, char **argv)
             task->run(task);
         if (ldr_mono_ns() >= until)
             atomic_store(&s.stop, true);
+        if (ldr_mono_ns() >= tick) {
+            ldr_index_tick(s.f.domain.index);
+            ldr_blocks_tick(&s.f.domain.blocks);
+            tick = ldr_mono_ns() + 100 * LDR_NS_PER_MS;
+        }
+        CHECK(atomic_load(&s.f.domain.space.bytes) <= MAX_BYTES);
         CHECK(ldr_mono_ns() < until + 120 * LDR_NS_PER_S || (abort(), false)); /* somebody was never answered */
     }
     for (size_t i = 0; i < LDR_ARRAY_LEN(t); i++)
         pthread_join(t[i], NULL);
+    evicted = atomic_load(&s.f.domain.counters.evicted_blocks);
+    CHECK(evicted > 0 && atomic_load(&s.f.domain.counters.evicted_objects) > 0);
     sound = domain_close(&s.f);
     test_dir_remove(dir);
-    printf(
-        "domain_stress: %u gets (%u published), %u heads, %u pieces, %u puts, %u deletes (%u unknown), %u changes, %u "
-        "fills: %u wrong, %s\n",
-        atomic_load(&s.gets), atomic_load(&s.published), atomic_load(&s.heads), atomic_load(&s.chunks),
-        atomic_load(&s.puts), atomic_load(&s.deletes), atomic_load(&s.unknown), atomic_load(&s.changes),
-        atomic_load(&s.fills), atomic_load(&s.wrong), sound ? "all accounted for" : "NOT all accounted for");
+    printf("domain_stress: %u gets and heads found cached, of %u gets, %u heads, %u pieces, %u puts, %u deletes (%u "
+           "unknown), %u changes, %u fills (%u refused), %" PRIu64 " blocks evicted: %u wrong, %s\n",
+           atomic_load(&s.cached), atomic_load(&s.gets), atomic_load(&s.heads), atomic_load(&s.chunks),
+           atomic_load(&s.puts), atomic_load(&s.deletes), atomic_load(&s.unknown), atomic_load(&s.changes),
+           atomic_load(&s.fills), atomic_load(&s.refused), evicted, atomic_load(&s.wrong),
+           sound ? "all accounted for" : "NOT all accounted for");
     return atomic_load(&s.wrong) || !sound;
 }

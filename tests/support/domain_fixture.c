@@ -1,10 +1,12 @@
 /* domain_fixture.c - see domain_fixture.h. */
 #include "tests/support/domain_fixture.h"
 #include "common/clock.h"
+#include "common/touch.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +51,7 @@ void domain_open(struct domain_fixture *f, const char *dir, const struct domain_
     struct ldr_index_cfg ic;
     char path[TEST_DIR_MAX + 8];
 
+    signal(SIGIO, SIG_IGN); /* as the agent does: a lease break would end the process */
     o = o ? o : &usual;
     *f = (struct domain_fixture){ 0 };
     configure(f, o);
@@ -62,15 +65,18 @@ void domain_open(struct domain_fixture *f, const char *dir, const struct domain_
     MUST(ldr_routes_new(&f->cfg, &f->net, 1, f->pool, &d->routes, &err));
     snprintf(path, sizeof path, "%s/cache", dir);
     MUST(ldr_cache_dir_open(path, false, 0, &d->dir, &err));
+    ldr_space_init(&d->space);
     d->space.dirfd = d->dir->dirfd;
     d->space.max_bytes = either(o->max_bytes, LDR_GIB);
     d->space.max_files = either(o->max_files, 100000);
     d->space.min_free_bytes = o->min_free_bytes;
+    ldr_blocks_init(&d->blocks, d->dir, &d->space, f->pool);
     ic = (struct ldr_index_cfg){ .inline_bytes = either(o->inline_bytes, 16 * LDR_MIB),
-                                 .inline_limit = f->cfg.inline_limit };
+                                 .inline_limit = f->cfg.inline_limit,
+                                 .block_size = f->cfg.block_size,
+                                 .blocks = &d->blocks };
     MUST(ldr_index_open(d->dir, &d->space, &d->counters, &ic, &d->index, &err));
     MUST(ldr_index_repair(d->index, drop, &err));
-    d->blocks = (struct ldr_blocks){ .dir = d->dir, .space = &d->space, .pool = f->pool };
     MUST(ldr_index_start(d->index, &err));
     MUST(ldr_cache_dir_commit(d->dir, &err));
     MUST(ldr_reader_open(d->index, &d->reader, &err));
@@ -238,7 +244,8 @@ static void count_blocks(const struct ldr_cache_dir *d, uint64_t *files, uint64_
     }
 }
 
-static uint64_t extent(const struct ldr_cache_dir *d)
+/* What the ledger counts beside blocks: the extent of data.mdb, and the touch file. */
+static uint64_t fixed(const struct ldr_cache_dir *d)
 {
     struct ldr_hdr h;
     int fd = openat(d->gendirfd, "hdr", O_RDONLY | O_CLOEXEC);
@@ -246,17 +253,17 @@ static uint64_t extent(const struct ldr_cache_dir *d)
 
     if (fd >= 0)
         close(fd);
-    return ok ? atomic_load(&h.npages) * LDR_PAGE : 0;
+    return ok ? atomic_load(&h.npages) * LDR_PAGE + ldr_space_charge(ldr_touch_file_bytes(h.touch_bits)) : 0;
 }
 
-static bool same(const char *what, uint64_t is, uint64_t should)
+static bool same(bool say, const char *what, uint64_t is, uint64_t should)
 {
-    if (is != should)
+    if (say && is != should)
         fprintf(stderr, "domain_fixture: %s: %" PRIu64 ", should be %" PRIu64 "\n", what, is, should);
     return is == should;
 }
 
-static bool accounted(struct domain_fixture *f)
+static bool compare(struct domain_fixture *f, bool say)
 {
     struct ldr_domain *d = &f->domain;
     struct ldr_index_stats st;
@@ -265,11 +272,25 @@ static bool accounted(struct domain_fixture *f)
 
     ldr_index_stats(d->index, &st);
     count_blocks(d->dir, &files, &bytes);
-    ok &= same("block files on disk, against the index", files, st.blocks);
-    ok &= same("bytes of block files, against the index", bytes, st.block_bytes);
-    ok &= same("files of the ledger", atomic_load(&d->space.files), st.blocks);
-    ok &= same("bytes of the ledger", atomic_load(&d->space.bytes), st.block_bytes + extent(d->dir) + f->counted_bytes);
+    ok &= same(say, "block files on disk, against the index", files, st.blocks);
+    ok &= same(say, "bytes of block files, against the index", bytes, st.block_bytes);
+    ok &= same(say, "files of the ledger", atomic_load(&d->space.files), st.blocks);
+    ok &= same(say, "bytes of the ledger", atomic_load(&d->space.bytes),
+               st.block_bytes + fixed(d->dir) + f->counted_bytes);
     return ok;
+}
+
+/* Eviction goes on by itself, and a file that was still open when it was dropped lingers to the next tick: the figures
+ * agree when all rests. */
+static bool accounted(struct domain_fixture *f)
+{
+    int64_t until = ldr_mono_ns() + 5 * LDR_NS_PER_S;
+
+    while (!compare(f, false) && ldr_mono_ns() < until) {
+        ldr_blocks_tick(&f->domain.blocks);
+        nanosleep(&(struct timespec){ .tv_nsec = 5000000 }, NULL);
+    }
+    return compare(f, true);
 }
 
 bool domain_sound(struct domain_fixture *f)
@@ -291,11 +312,13 @@ bool domain_close(struct domain_fixture *f)
         fprintf(stderr, "domain_fixture: something is still under way\n");
     ldr_uploads_free(&d->uploads);
     ldr_flights_free(&d->flights);
-    ldr_pool_free(&f->pool);
-    ok = accounted(f) && ok;
+    ldr_space_release_all(&d->space);
     ldr_reader_close(&d->reader);
     MUST(ldr_index_stop(d->index, true, &err));
+    ok = accounted(f) && ok;
+    ldr_pool_free(&f->pool); /* after the index, which drops files on it */
     ldr_index_close(&d->index);
+    ldr_blocks_release(&d->blocks);
     ldr_net_free(&f->net);
     ldr_routes_free(&d->routes);
     fake_free(&f->store);

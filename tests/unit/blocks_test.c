@@ -8,6 +8,7 @@
 #include <criterion/new/assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
@@ -70,7 +71,7 @@ static struct ldr_record linked(size_t n)
     uint8_t *p = some_bytes(n);
     struct ldr_record r = { .id = ldr_index_new_id(f.domain.index), .size_bytes = n, .block_log2 = 24 };
 
-    cr_assert(eq(int, ldr_fill_open(b, n, &fill, &err), LARDER_OK), "%s", err.msg);
+    cr_assert(eq(int, ldr_fill_open(b, n, false, &fill, &err), LARDER_OK), "%s", err.msg);
     cr_assert(eq(int, ldr_fill_write(&fill, p, n, &err), LARDER_OK), "%s", err.msg);
     cr_assert(eq(int, ldr_fill_seal(&fill, &err), LARDER_OK), "%s", err.msg);
     cr_assert(eq(int, ldr_fill_link(&fill, &r.id, 0, &err), LARDER_OK), "%s", err.msg);
@@ -78,6 +79,11 @@ static struct ldr_record linked(size_t n)
     ldr_fill_close(&fill);
     free(p);
     return r;
+}
+
+static void drop(const struct ldr_record *r)
+{
+    ldr_blocks_drop(b, &r->id, 0, r->size_bytes);
 }
 
 static void path_of(const struct ldr_id *id, char path[TEST_DIR_MAX + 96])
@@ -105,10 +111,10 @@ Test(blocks, a_filled_block_is_an_immutable_file_of_just_those_bytes)
     struct ldr_record r = linked(n);
     char path[TEST_DIR_MAX + 96];
     struct stat st;
-    int fd = ldr_blocks_open(b, &r);
+    int fd = ldr_blocks_open(b, &r, 0);
 
     cr_assert(fd >= 0);
-    cr_expect(ldr_blocks_intact(b, &r));
+    cr_expect(ldr_blocks_intact(b, &r, 0));
     cr_expect(pread(fd, have, n, 0) == (ssize_t)n && !memcmp(have, want, n));
     cr_assert(fstat(fd, &st) == 0);
     cr_expect(eq(u32, st.st_mode & 07777, 0440));
@@ -120,7 +126,7 @@ Test(blocks, a_filled_block_is_an_immutable_file_of_just_those_bytes)
     close(fd);
     free(want);
     free(have);
-    ldr_blocks_drop(b, &r);
+    drop(&r);
 }
 
 Test(blocks, bytes_may_come_in_any_portions)
@@ -128,7 +134,7 @@ Test(blocks, bytes_may_come_in_any_portions)
     size_t n = 3 * LDR_MIB, at = 0;
     uint8_t *p = some_bytes(n);
 
-    cr_assert(eq(int, ldr_fill_open(b, n, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, n, false, &fill, &err), LARDER_OK));
     for (size_t step = 1; at < n; step = step * 3 + 1) {
         size_t take = step < n - at ? step : n - at;
 
@@ -145,7 +151,7 @@ Test(blocks, space_is_reserved_and_allocated_before_the_first_byte)
 {
     struct stat st;
 
-    cr_assert(eq(int, ldr_fill_open(b, 300000, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 300000, false, &fill, &err), LARDER_OK));
     cr_expect(eq(u64, used(), ldr_space_charge(300000)));
     cr_assert(fstat(fill.fd, &st) == 0);
     cr_expect(ge(u64, (uint64_t)st.st_blocks * 512, 300000));
@@ -154,7 +160,7 @@ Test(blocks, space_is_reserved_and_allocated_before_the_first_byte)
 
 Test(blocks, what_is_given_up_gives_its_space_back)
 {
-    cr_assert(eq(int, ldr_fill_open(b, 300000, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 300000, false, &fill, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_write(&fill, "abc", 3, &err), LARDER_OK));
     ldr_fill_close(&fill);
     cr_expect(eq(u64, used(), 0));
@@ -166,7 +172,7 @@ Test(blocks, what_is_given_up_gives_its_space_back)
 
 Test(blocks, sealed_and_not_linked_is_given_up_too)
 {
-    cr_assert(eq(int, ldr_fill_open(b, 3, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 3, false, &fill, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_write(&fill, "abc", 3, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_seal(&fill, &err), LARDER_OK));
     ldr_fill_close(&fill);
@@ -175,7 +181,7 @@ Test(blocks, sealed_and_not_linked_is_given_up_too)
 
 Test(blocks, more_bytes_than_announced_are_refused)
 {
-    cr_assert(eq(int, ldr_fill_open(b, 5, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 5, false, &fill, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_write(&fill, "hello", 5, &err), LARDER_OK));
     cr_expect(eq(int, ldr_fill_write(&fill, "!", 1, &err), LARDER_CORRUPT));
     cr_expect(eq(int, ldr_fill_write(&fill, "!", SIZE_MAX, &err), LARDER_CORRUPT));
@@ -185,7 +191,7 @@ Test(blocks, more_bytes_than_announced_are_refused)
 
 Test(blocks, too_few_bytes_cannot_be_sealed)
 {
-    cr_assert(eq(int, ldr_fill_open(b, 5, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 5, false, &fill, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_write(&fill, "hell", 4, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_seal(&fill, &err), LARDER_UNAVAILABLE));
     cr_expect(strstr(err.msg, "4 of 5") != NULL, "%s", err.msg);
@@ -196,9 +202,9 @@ Test(blocks, too_few_bytes_cannot_be_sealed)
 Test(blocks, a_limit_of_the_cache_leaves_nothing_open)
 {
     f.domain.space.max_bytes = empty + 8192;
-    cr_assert(eq(int, ldr_fill_open(b, 8193, &fill, &err), LARDER_LIMIT_EXCEEDED));
+    cr_assert(eq(int, ldr_fill_open(b, 8193, false, &fill, &err), LARDER_LIMIT_EXCEEDED));
     cr_expect(not(ldr_fill_is_open(&fill)));
-    cr_expect(eq(int, ldr_fill_open(b, 8192, &fill, &err), LARDER_OK));
+    cr_expect(eq(int, ldr_fill_open(b, 8192, false, &fill, &err), LARDER_OK));
 }
 
 Test(blocks, a_name_that_is_taken_is_never_replaced)
@@ -206,16 +212,16 @@ Test(blocks, a_name_that_is_taken_is_never_replaced)
     struct ldr_record r = linked(1000);
     int fd;
 
-    cr_assert(eq(int, ldr_fill_open(b, 3, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 3, false, &fill, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_write(&fill, "abc", 3, &err), LARDER_OK));
     cr_assert(eq(int, ldr_fill_seal(&fill, &err), LARDER_OK));
-    cr_expect(eq(int, ldr_fill_link(&fill, &r.id, 0, &err), LARDER_IO));
+    cr_expect(eq(int, ldr_fill_link(&fill, &r.id, 0, &err), LARDER_EXISTS));
     ldr_fill_close(&fill);
     cr_expect(eq(u64, used(), 4096));
-    fd = ldr_blocks_open(b, &r);
+    fd = ldr_blocks_open(b, &r, 0);
     cr_expect(fd >= 0, "the first one, whole");
     close(fd);
-    ldr_blocks_drop(b, &r);
+    drop(&r);
 }
 
 /* ---- the disk ---- */
@@ -239,10 +245,10 @@ Test(blocks, a_full_disk_is_a_limit_and_shows_before_the_first_byte)
     }
     domain_open(&f, path, NULL);
     empty = atomic_load(&f.domain.space.bytes);
-    cr_expect(eq(int, ldr_fill_open(b, 64 * LDR_MIB, &fill, &err), LARDER_LIMIT_EXCEEDED), "%s", err.msg);
+    cr_expect(eq(int, ldr_fill_open(b, 64 * LDR_MIB, false, &fill, &err), LARDER_LIMIT_EXCEEDED), "%s", err.msg);
     cr_expect(not(ldr_fill_is_open(&fill)));
     cr_expect(eq(u64, used(), 0));
-    cr_expect(eq(int, ldr_fill_open(b, LDR_MIB, &fill, &err), LARDER_OK), "%s", err.msg);
+    cr_expect(eq(int, ldr_fill_open(b, LDR_MIB, false, &fill, &err), LARDER_OK), "%s", err.msg);
     ldr_fill_close(&fill);
     sound = domain_close(&f);
     f.pool = NULL;
@@ -257,7 +263,7 @@ Test(blocks, a_write_that_fails_is_an_error_and_no_signal)
     uint8_t *p = some_bytes(n);
 
     signal(SIGXFSZ, SIG_IGN);
-    cr_assert(eq(int, ldr_fill_open(b, n, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, n, false, &fill, &err), LARDER_OK));
     setrlimit(RLIMIT_FSIZE, &rl);
     cr_expect(eq(int, ldr_fill_write(&fill, p, n, &err), LARDER_IO));
     ldr_fill_close(&fill);
@@ -274,26 +280,24 @@ Test(blocks, a_file_that_was_cut_or_removed_is_not_intact)
 
     path_of(&r.id, path);
     cr_assert(chmod(path, 0600) == 0 && truncate(path, 999) == 0);
-    cr_expect(not(ldr_blocks_intact(b, &r)));
-    cr_expect(eq(int, ldr_blocks_open(b, &r), -1));
+    cr_expect(not(ldr_blocks_intact(b, &r, 0)));
+    cr_expect(eq(int, ldr_blocks_open(b, &r, 0), -1));
     cr_expect(eq(int, errno, ESTALE));
     cr_assert(unlink(path) == 0);
-    cr_expect(not(ldr_blocks_intact(b, &r)));
-    cr_expect(eq(int, ldr_blocks_open(b, &r), -1));
+    cr_expect(not(ldr_blocks_intact(b, &r, 0)));
+    cr_expect(eq(int, ldr_blocks_open(b, &r, 0), -1));
     cr_assert(symlink("/etc/passwd", path) == 0);
-    cr_expect(not(ldr_blocks_intact(b, &r)));
-    cr_expect(eq(int, ldr_blocks_open(b, &r), -1), "a link is not followed");
-    ldr_blocks_drop(b, &r);
+    cr_expect(not(ldr_blocks_intact(b, &r, 0)));
+    cr_expect(eq(int, ldr_blocks_open(b, &r, 0), -1), "a link is not followed");
+    drop(&r);
 }
 
-Test(blocks, objects_without_blocks_are_always_intact_and_have_nothing_to_drop)
+Test(blocks, objects_without_blocks_are_always_intact)
 {
     struct ldr_record small = { .flags = LDR_FLAG_INLINE, .size_bytes = 5 }, none = { .size_bytes = 0 };
 
-    cr_expect(ldr_blocks_intact(b, &small));
-    cr_expect(ldr_blocks_intact(b, &none));
-    ldr_blocks_drop(b, &small);
-    ldr_blocks_drop(b, &none);
+    cr_expect(ldr_blocks_intact(b, &small, 0));
+    cr_expect(ldr_blocks_intact(b, &none, 0));
     cr_expect(domain_sound(&f));
 }
 
@@ -301,17 +305,102 @@ Test(blocks, a_dropped_block_is_unlinked_and_its_space_is_free)
 {
     struct ldr_record r = linked(5000), gone = linked(6000);
     char path[TEST_DIR_MAX + 96];
-    int fd = ldr_blocks_open(b, &r);
 
     path_of(&gone.id, path);
     unlink(path); /* by another hand: its space is free as well */
-    ldr_blocks_drop(b, &r);
-    ldr_blocks_drop(b, &gone);
+    drop(&r);
+    cr_expect(not(exists(&r.id)), "its name at once");
+    drop(&gone);
     cr_expect(domain_sound(&f), "nothing on disk, nothing in the ledger");
-    cr_expect(not(exists(&r.id)));
     cr_expect(eq(u64, used(), 0));
-    cr_expect(pread(fd, path, 10, 0) == 10, "who has it open reads on");
+}
+
+Test(blocks, what_somebody_has_open_counts_until_it_is_closed)
+{
+    struct ldr_record r = linked(5000);
+    struct ldr_space *s = &f.domain.space;
+    int64_t until = ldr_mono_ns() + FIXTURE_WAIT_NS;
+    int fd = ldr_blocks_open(b, &r, 0);
+    char c;
+
+    cr_assert(fd >= 0);
+    cr_expect(ldr_blocks_mapped(b, &r.id, 0));
+    drop(&r);
+    while (!atomic_load(&s->unlinked_mapped) && ldr_mono_ns() < until)
+        sched_yield();
+    cr_expect(eq(u64, atomic_load(&s->unlinked_mapped), 8192));
+    cr_expect(eq(u64, used(), 8192));
+    cr_expect(not(ldr_blocks_mapped(b, &r.id, 0)), "there is no such file");
+    cr_expect(pread(fd, &c, 1, 0) == 1, "who has it open reads on");
     close(fd);
+    while (atomic_load(&s->unlinked_mapped) && ldr_mono_ns() < until) {
+        ldr_blocks_tick(b);
+        sched_yield();
+    }
+    cr_expect(eq(u64, used(), 0));
+    cr_expect(domain_sound(&f));
+}
+
+Test(blocks, files_that_linger_at_the_end_are_let_go_of)
+{
+    struct ldr_record r[70]; /* more than there is room for at first */
+    struct ldr_space *s = &f.domain.space;
+    int64_t until = ldr_mono_ns() + FIXTURE_WAIT_NS;
+    int fd[LDR_ARRAY_LEN(r)];
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(r); i++) {
+        r[i] = linked(100);
+        fd[i] = ldr_blocks_open(b, &r[i], 0);
+        drop(&r[i]);
+    }
+    while (atomic_load(&s->unlinked_mapped) < LDR_ARRAY_LEN(r) * 4096 && ldr_mono_ns() < until)
+        sched_yield();
+    cr_expect(eq(u64, atomic_load(&s->unlinked_mapped), LDR_ARRAY_LEN(r) * 4096));
+    f.counted_bytes = LDR_ARRAY_LEN(r) * 4096;
+    cr_expect(eq(u64, files(), LDR_ARRAY_LEN(r)));
+    for (size_t i = 0; i < LDR_ARRAY_LEN(r); i += 2)
+        close(fd[i]);
+    ldr_blocks_tick(b);
+    while (atomic_load(&s->unlinked_mapped) > LDR_ARRAY_LEN(r) / 2 * 4096 && ldr_mono_ns() < until)
+        sched_yield();
+    cr_expect(eq(u64, atomic_load(&s->unlinked_mapped), LDR_ARRAY_LEN(r) / 2 * 4096));
+    cr_expect(eq(u64, files(), LDR_ARRAY_LEN(r) / 2));
+    for (size_t i = 1; i < LDR_ARRAY_LEN(r); i += 2)
+        close(fd[i]);
+    ldr_blocks_tick(b);
+    while (atomic_load(&s->unlinked_mapped) && ldr_mono_ns() < until)
+        sched_yield();
+    f.counted_bytes = 0;
+    cr_expect(domain_sound(&f));
+}
+
+Test(blocks, a_reservation_that_was_waited_for_becomes_the_fills)
+{
+    cr_assert(eq(int, ldr_space_reserve(&f.domain.space, 5000, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_open(b, 5000, true, &fill, &err), LARDER_OK));
+    cr_expect(eq(u64, used(), 8192));
+    ldr_fill_close(&fill);
+    cr_expect(eq(u64, used(), 0));
+}
+
+Test(blocks, each_block_of_an_object_is_a_file_of_its_own_length)
+{
+    struct ldr_record r = { .id = ldr_index_new_id(f.domain.index), .size_bytes = 65536 + 10, .block_log2 = 16 };
+
+    cr_assert(eq(int, ldr_fill_open(b, 10, false, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_write(&fill, "0123456789", 10, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_seal(&fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_link(&fill, &r.id, 1, &err), LARDER_OK));
+    ldr_fill_close(&fill);
+    cr_expect(ldr_blocks_intact(b, &r, 1));
+    cr_expect(not(ldr_blocks_intact(b, &r, 0)));
+    cr_expect(not(ldr_blocks_intact(b, &r, 2)), "there is no such block");
+    cr_expect(eq(int, ldr_blocks_open(b, &r, 2), -1));
+    cr_expect(eq(int, errno, ENOENT));
+    r.size_bytes++;
+    cr_expect(not(ldr_blocks_intact(b, &r, 1)), "too short");
+    ldr_blocks_drop(b, &r.id, 1, 10);
+    cr_expect(domain_sound(&f));
 }
 
 /* ---- the sweep ---- */
@@ -354,10 +443,24 @@ static uint64_t sweep(void)
     return unlinked;
 }
 
+/* The file system's clock has moved on since `path` changed. */
+static void wait_for_the_clock(const char *path)
+{
+    char probe[TEST_DIR_MAX + 32];
+    struct stat then, now;
+
+    snprintf(probe, sizeof probe, "%s/probe", dir);
+    cr_assert(stat(path, &then) == 0);
+    do {
+        close(open(probe, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+        cr_assert(stat(probe, &now) == 0 && unlink(probe) == 0);
+    } while (now.st_ctim.tv_sec == then.st_ctim.tv_sec && now.st_ctim.tv_nsec <= then.st_ctim.tv_nsec);
+}
+
 Test(blocks, the_sweep_unlinks_what_no_record_names_and_nothing_else)
 {
     struct ldr_record kept = linked(5000), orphan = linked(6000), fresh;
-    char junk[TEST_DIR_MAX + 64], aside[TEST_DIR_MAX + 64], path[TEST_DIR_MAX + 96];
+    char junk[TEST_DIR_MAX + 64], aside[TEST_DIR_MAX + 64], path[TEST_DIR_MAX + 96], other[TEST_DIR_MAX + 100];
 
     record("mem://b/kept", &kept);
     cr_assert(eq(u64, sweep(), 0), "blocks of this run may be on their way to the index");
@@ -365,17 +468,38 @@ Test(blocks, the_sweep_unlinks_what_no_record_names_and_nothing_else)
     path_of(&orphan.id, path);
     snprintf(aside, sizeof aside, "%s/aside", dir);
     cr_assert(rename(path, aside) == 0);
-    ldr_blocks_drop(b, &orphan);
+    drop(&orphan);
     cr_assert(domain_close(&f));
-    domain_open(&f, dir, NULL);
+    path_of(&kept.id, other);
+    strcpy(strrchr(other, '.'), ".77"); /* a block that its record does not have */
+    close(open(other, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     cr_assert(rename(aside, path) == 0);
+    wait_for_the_clock(path);
+    domain_open(&f, dir, NULL);
     fresh = linked(7000);
     snprintf(junk, sizeof junk, "%s/cache/blocks/3f/junk", dir);
     close(open(junk, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
-    cr_expect(eq(u64, sweep(), 2));
+    cr_expect(eq(u64, sweep(), 3));
     cr_expect(exists(&kept.id) && exists(&fresh.id) && !exists(&orphan.id) && access(junk, F_OK) != 0);
-    ldr_blocks_drop(b, &fresh);
+    cr_expect(access(other, F_OK) != 0);
+    drop(&fresh);
     cr_expect(domain_sound(&f));
+}
+
+Test(blocks, the_sweep_leaves_a_block_that_an_object_of_an_earlier_run_gets_now)
+{
+    struct ldr_record r = { .id = ldr_index_new_id(f.domain.index), .size_bytes = 65536 + 10, .block_log2 = 16 };
+
+    cr_assert(domain_close(&f));
+    domain_open(&f, dir, NULL);
+    cr_assert(eq(int, ldr_fill_open(b, 10, false, &fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_write(&fill, "0123456789", 10, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_seal(&fill, &err), LARDER_OK));
+    cr_assert(eq(int, ldr_fill_link(&fill, &r.id, 1, &err), LARDER_OK));
+    ldr_fill_close(&fill);
+    cr_expect(eq(u64, sweep(), 0), "its record may be on the way");
+    cr_expect(ldr_blocks_intact(b, &r, 1));
+    ldr_blocks_drop(b, &r.id, 1, 10);
 }
 
 Test(blocks, a_sweep_can_be_stopped_on_its_way)

@@ -135,7 +135,7 @@ Test(cache_dir, a_new_one_gets_its_first_generation)
     cr_expect(eq(u32, d->format.starts, 1));
     cr_expect(eq(u32, d->before.layout, 0));
     cr_expect(d->format.nonce != 0 && strlen(d->format.boot_id) == 36);
-    cr_expect(exists("gen-1") && exists("blocks/00") && exists("blocks/ff") && exists("fill"));
+    cr_expect(exists("gen-1") && exists("blocks/00") && exists("blocks/ff") && exists("fill") && exists("rw"));
     cr_expect(not(exists("format")), "it names no generation before that has a header");
     use();
     cr_expect(eq(u64, on_disk().generation, 1));
@@ -427,6 +427,7 @@ Test(cache_dir, modes_are_set_whatever_the_umask)
     cr_expect(eq(u32, mode_of("blocks/5a", NULL), 02750));
     cr_expect(eq(u32, mode_of("gen-1", NULL), 02750));
     cr_expect(eq(u32, mode_of("fill", NULL), 0700));
+    cr_expect(eq(u32, mode_of("rw", NULL), 02750), "readers write the file in it, not the directory");
     cr_expect(eq(u32, mode_of("agent.lock", NULL), 0600));
     cr_expect(eq(u32, mode_of("format", NULL), 0640));
     umask(0);
@@ -583,4 +584,92 @@ Test(cache_dir, links_in_place_of_its_folders_are_not_followed)
     snprintf(path, sizeof path, "%s/blocks", cache);
     cr_assert(symlink("/", path) == 0);
     cr_expect(eq(int, open_cache(), LARDER_IO));
+}
+
+/* ---- the touch file ---- */
+
+static uint64_t size_of(const char *name)
+{
+    char path[TEST_DIR_MAX + 64];
+    struct stat st;
+
+    snprintf(path, sizeof path, "%s/%s", cache, name);
+    return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* Open it, and close it again; its inode. */
+static ino_t touch(uint64_t bytes, bool anew)
+{
+    struct stat st = { 0 };
+    int fd = -1;
+
+    cr_assert(eq(int, ldr_cache_dir_touch(d, bytes, anew, &fd, &err), LARDER_OK), "%s", err.msg);
+    cr_assert(fd >= 0 && fstat(fd, &st) == 0);
+    cr_expect(eq(u64, (uint64_t)st.st_size, bytes));
+    cr_expect(ge(u64, (uint64_t)st.st_blocks * 512, bytes), "no hole that a reader could meet on a full disk");
+    cr_expect(eq(u32, st.st_mode & 07777, 0660));
+    close(fd);
+    return st.st_ino;
+}
+
+Test(cache_dir, the_touch_file_stays_with_its_generation)
+{
+    ino_t first, other;
+
+    umask(0077);
+    cr_assert(eq(int, open_cache(), LARDER_OK));
+    first = touch(131072, true);
+    cr_expect(eq(u64, size_of("rw/touch"), 131072));
+    other = touch(131072, false);
+    cr_expect(first == other, "kept");
+    cr_expect(not(exists("rw/.touch.new")));
+}
+
+Test(cache_dir, a_touch_file_that_is_gone_or_was_cut_is_made_anew)
+{
+    char path[TEST_DIR_MAX + 64];
+
+    cr_assert(eq(int, open_cache(), LARDER_OK));
+    touch(131072, true);
+    snprintf(path, sizeof path, "%s/rw/touch", cache);
+    cr_assert(truncate(path, 5) == 0);
+    touch(131072, false);
+    cr_assert(unlink(path) == 0);
+    touch(131072, false);
+    cr_assert(unlink(path) == 0 && mkfifo(path, 0600) == 0);
+    touch(131072, false);
+    cr_expect(eq(u64, size_of("rw/touch"), 131072));
+}
+
+Test(cache_dir, a_link_in_place_of_the_touch_file_is_not_followed)
+{
+    char path[TEST_DIR_MAX + 64], victim[TEST_DIR_MAX + 64];
+
+    cr_assert(eq(int, open_cache(), LARDER_OK));
+    snprintf(path, sizeof path, "%s/rw/touch", cache);
+    snprintf(victim, sizeof victim, "%s/victim", dir);
+    close(open(victim, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+    cr_assert(truncate(victim, 131072) == 0 && symlink(victim, path) == 0);
+    touch(131072, false);
+    cr_assert(chmod(victim, 0600) == 0);
+    snprintf(victim, sizeof victim, "rw/touch");
+    cr_expect(eq(u32, mode_of(victim, NULL), 0660), "the file itself");
+}
+
+/* ---- a limit ---- */
+
+Test(cache_dir, on_the_root_file_system_a_limit_must_bound_it)
+{
+    struct stat root, here;
+
+    cr_assert(eq(int, open_cache(), LARDER_OK));
+    cr_assert(stat("/", &root) == 0 && fstat(d->dirfd, &here) == 0);
+    cr_expect(eq(int, ldr_cache_dir_bounded(d, LDR_MIB, 0, &err), LARDER_OK));
+    cr_expect(eq(int, ldr_cache_dir_bounded(d, UINT64_MAX, 4096, &err), LARDER_OK));
+    if (root.st_dev != here.st_dev) {
+        cr_expect(eq(int, ldr_cache_dir_bounded(d, UINT64_MAX, 0, &err), LARDER_OK), "a file system of its own");
+        return;
+    }
+    cr_assert(eq(int, ldr_cache_dir_bounded(d, UINT64_MAX, 0, &err), LARDER_INVALID));
+    cr_expect(strstr(err.msg, "larder.cache.max_size") && strstr(err.msg, "larder.cache.min_free"), "%s", err.msg);
 }

@@ -26,6 +26,7 @@ static MDB_env *env;
 static MDB_dbi dbi;
 static struct ldr_hdr *hdr;
 static struct ldr_snapshot snap;
+static struct ldr_space space;
 static struct larder_err err;
 static int data_fd;
 
@@ -49,6 +50,9 @@ static void make_env(void)
     hdr = mmap(NULL, LDR_HDR_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert(hdr != MAP_FAILED);
     hdr->mapsize = MAP_BYTES;
+    ldr_space_init(&space);
+    space.max_bytes = 64 * LDR_MIB;
+    space.dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     open_env();
 }
 
@@ -57,6 +61,7 @@ static void close_env(void)
     ldr_snapshot_close(&snap);
     mdb_env_close(env);
     munmap(hdr, LDR_HDR_BYTES);
+    close(space.dirfd);
     umount2(dir, MNT_DETACH);
     test_dir_remove(dir);
 }
@@ -75,7 +80,7 @@ static uint64_t lowest(void)
 
 static void open_snapshot(void)
 {
-    cr_assert(eq(int, ldr_snapshot_open(&snap, env, data_fd, hdr, &err), LARDER_OK), "%s", err.msg);
+    cr_assert(eq(int, ldr_snapshot_open(&snap, env, data_fd, hdr, &space, &err), LARDER_OK), "%s", err.msg);
 }
 
 /* Commit, without publishing: every byte of the value is `c`. */
@@ -267,7 +272,7 @@ Test(snapshot, the_extent_covers_every_page_and_is_on_the_disk)
         MDB_val k = { sizeof i, &i }, v = { sizeof big, big };
         MDB_txn *txn;
 
-        cr_assert(ldr_snapshot_reserve(&snap, 120));
+        cr_assert(ldr_snapshot_reserve(&snap, 120, false));
         cr_assert(eq(int, mdb_txn_begin(env, NULL, 0, &txn), 0));
         cr_assert(eq(int, mdb_put(txn, dbi, &k, &v, 0), 0));
         cr_assert(eq(int, mdb_txn_commit(txn), 0));
@@ -282,10 +287,74 @@ Test(snapshot, the_extent_covers_every_page_and_is_on_the_disk)
 Test(snapshot, no_more_can_be_reserved_than_the_map_has)
 {
     open_snapshot();
-    cr_expect(not(ldr_snapshot_reserve(&snap, MAP_BYTES / LDR_PAGE)));
-    cr_expect(ldr_snapshot_reserve(&snap, MAP_BYTES / LDR_PAGE - last_page_of_env() - 1));
+    cr_expect(not(ldr_snapshot_reserve(&snap, MAP_BYTES / LDR_PAGE, true)));
+    cr_expect(ldr_snapshot_reserve(&snap, MAP_BYTES / LDR_PAGE - last_page_of_env() - 1, true));
     cr_expect(eq(u64, npages(), MAP_BYTES / LDR_PAGE));
     cr_expect(le(u64, npages() * LDR_PAGE, hdr->mapsize));
+}
+
+Test(snapshot, the_last_sixteenth_of_the_map_is_for_what_removes)
+{
+    uint64_t most = MAP_BYTES / LDR_PAGE * 15 / 16;
+
+    open_snapshot();
+    cr_expect(ldr_snapshot_reserve(&snap, most - last_page_of_env() - 1, false));
+    cr_expect(not(ldr_snapshot_reserve(&snap, most - last_page_of_env(), false)), "and nothing inside is free");
+    cr_expect(ldr_snapshot_reserve(&snap, most - last_page_of_env(), true));
+}
+
+static void put_numbered(int i, size_t len)
+{
+    static char big[400 * 1024];
+    MDB_val k = { sizeof i, &i }, v = { len, big };
+    MDB_txn *txn;
+
+    cr_assert(eq(int, mdb_txn_begin(env, NULL, 0, &txn), 0));
+    cr_assert(eq(int, len ? mdb_put(txn, dbi, &k, &v, 0) : mdb_del(txn, dbi, &k, NULL), 0));
+    cr_assert(eq(int, mdb_txn_commit(txn), 0));
+    ldr_snapshot_publish(&snap);
+}
+
+Test(snapshot, at_the_end_of_the_map_free_pages_inside_it_count)
+{
+    open_snapshot();
+    ldr_snapshot_publish(&snap);
+    for (int i = 0; i < 76; i++)
+        put_numbered(i, sizeof(char[400 * 1024]));
+    cr_assert(gt(u64, last_page_of_env(), MAP_BYTES / LDR_PAGE * 15 / 16 - 100), "nearly full");
+    cr_expect(not(ldr_snapshot_reserve(&snap, 400, false)));
+    for (int i = 0; i < 40; i++)
+        put_numbered(i, 0);
+    cr_expect(ldr_snapshot_reserve(&snap, 400, false));
+}
+
+Test(snapshot, each_growth_is_in_the_ledger_before_it_is_on_the_disk)
+{
+    open_snapshot();
+    cr_expect(eq(u64, atomic_load(&space.bytes), npages() * LDR_PAGE));
+    cr_expect(eq(u64, npages() * LDR_PAGE, 4 * LDR_MIB), "a step: a sixteenth of the limit");
+    ldr_space_start(&space, space.max_bytes - 20 * LDR_PAGE, 0);
+    cr_expect(ldr_snapshot_reserve(&snap, npages() - last_page_of_env() - 1 + 10, false),
+              "a step does not fit, this does");
+    cr_expect(eq(u64, npages() * LDR_PAGE, 4 * LDR_MIB + 10 * LDR_PAGE));
+    cr_expect(not(ldr_snapshot_reserve(&snap, npages() - last_page_of_env() - 1 + 11, false)));
+    cr_expect(eq(u64, atomic_load(&space.bytes), space.max_bytes - 10 * LDR_PAGE));
+    cr_expect(eq(u64, npages() * LDR_PAGE, 4 * LDR_MIB + 10 * LDR_PAGE));
+}
+
+Test(snapshot, what_was_committed_without_room_can_be_read_and_counts)
+{
+    uint64_t before;
+
+    open_snapshot();
+    before = npages();
+    ldr_space_start(&space, space.max_bytes, 0);
+    for (int i = 0; npages() == before; i++) {
+        cr_assert(i < 100);
+        put_numbered(i, 100 * 1024);
+    }
+    cr_expect(gt(u64, npages(), last_page_of_env()));
+    cr_expect(eq(u64, atomic_load(&space.bytes), space.max_bytes + (npages() - before) * LDR_PAGE));
 }
 
 Test(snapshot, a_disk_without_room_is_said_and_the_extent_stays_true)
@@ -298,7 +367,7 @@ Test(snapshot, a_disk_without_room_is_said_and_the_extent_stays_true)
     ldr_snapshot_publish(&snap);
     before = npages();
     cr_assert(setrlimit(RLIMIT_FSIZE, &rl) == 0);
-    cr_expect(not(ldr_snapshot_reserve(&snap, 16 * LDR_MIB / LDR_PAGE)));
+    cr_expect(not(ldr_snapshot_reserve(&snap, 16 * LDR_MIB / LDR_PAGE, false)));
     cr_expect(eq(u64, npages(), before));
     cr_expect(allocated(npages() * LDR_PAGE));
 }
@@ -310,6 +379,7 @@ Test(snapshot, on_a_disk_that_is_nearly_full_the_extent_still_covers_what_is_pub
     char big[100 * 1024] = { 1 };
 
     signal(SIGXFSZ, SIG_IGN);
+    space.max_bytes = 32 * LDR_MIB;
     open_snapshot();
     ldr_snapshot_publish(&snap);
     cr_assert(le(u64, npages() * LDR_PAGE, 3 * LDR_MIB), "the limit is not below the extent");

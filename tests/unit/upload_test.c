@@ -189,7 +189,7 @@ Test(upload, a_larger_body_becomes_a_block)
     fake_say(f.store, LDR_OP_PUT, good);
     cr_assert(eq(int, end(put_bytes(KEY, p, n)), LARDER_OK));
     cr_assert(domain_find(&f, KEY, &r));
-    fd = ldr_blocks_open(&f.domain.blocks, &r);
+    fd = ldr_blocks_open(&f.domain.blocks, &r, 0);
     cr_assert(fd >= 0);
     cr_expect(pread(fd, have, n, 0) == (ssize_t)n && !memcmp(p, have, n));
     close(fd);
@@ -428,6 +428,112 @@ Test(upload, a_delete_whose_outcome_is_unknown_takes_the_record_with_it)
     cr_expect(missing());
 }
 
+/* ---- copy ---- */
+
+static struct writer *copy_from(const char *from, uint64_t op_id)
+{
+    struct writer *a = calloc(1, sizeof *a);
+    struct ldr_name *source = domain_name(&f, from), *n = domain_name(&f, KEY);
+
+    a->w.answer = answer;
+    a->started = ldr_upload_copy(&f.domain, op_id, LDR_NEVER, source, n, &a->w, &err);
+    ldr_name_unref(&source);
+    ldr_name_unref(&n);
+    return a;
+}
+
+static char copied[2][64];
+
+static void look_at_copy(void *user, const struct ldr_op *op)
+{
+    (void)user;
+    if (op->what == LDR_OP_COPY) {
+        snprintf(copied[0], sizeof copied[0], "%s %s %s", op->from_uri, op->from_container, op->from_key);
+        snprintf(copied[1], sizeof copied[1], "%s %s %s", op->uri, op->container, op->key);
+    }
+}
+
+Test(upload, a_copy_takes_the_record_of_its_target_with_it)
+{
+    size_t n = 100 * 1000;
+    uint8_t *p = some_bytes(n);
+    struct writer *a;
+
+    fake_on_op(f.store, look_at_copy, NULL);
+    fake_say(f.store, LDR_OP_PUT, good);
+    fake_say(f.store, LDR_OP_COPY, good);
+    cr_assert(eq(int, end(put_bytes(KEY, p, n)), LARDER_OK));
+    a = copy_from("mem://b/other", next_op++);
+    cr_assert(eq(int, a->started, LARDER_OK), "%s", err.msg);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_expect(eq(str, copied[0], "mem://b/other b other"));
+    cr_expect(eq(str, copied[1], "mem://b/k b k"));
+    cr_expect(not(a->has_meta));
+    cr_expect(not(a->cached));
+    cr_expect(missing(), "the new bytes never came here");
+    cr_expect(not(domain_has_intent(&f, KEY)));
+    cr_expect(domain_sound(&f), "its block is unlinked");
+    cr_expect(eq(u64, atomic_load(&f.domain.counters.store_copies), 1));
+    free(a), free(p);
+}
+
+Test(upload, a_copy_that_failed_or_may_have_happened_takes_the_record_with_it)
+{
+    static const struct {
+        struct fake_answer answer;
+        enum larder_kind kind;
+    } cases[] = { { { .kind = LARDER_NOT_FOUND, .http = 404, .sent = true }, LARDER_NOT_FOUND },
+                  { { .kind = LARDER_DENIED, .http = 403, .sent = true }, LARDER_DENIED },
+                  { { .kind = LARDER_UNAVAILABLE, .http = 200, .sent = true }, LARDER_OUTCOME_UNKNOWN },
+                  { { .kind = LARDER_UNAVAILABLE, .sent = true }, LARDER_OUTCOME_UNKNOWN } };
+
+    fake_say(f.store, LDR_OP_PUT, good);
+    for (size_t i = 0; i < LDR_ARRAY_LEN(cases); i++) {
+        cr_assert(eq(int, end(put("old")), LARDER_OK));
+        fake_silence(f.store, LDR_OP_COPY);
+        fake_say(f.store, LDR_OP_COPY, cases[i].answer);
+        cr_expect(eq(int, end(copy_from("mem://b/other", next_op++)), cases[i].kind));
+        cr_expect(missing());
+        cr_expect(not(domain_has_intent(&f, KEY)));
+    }
+}
+
+Test(upload, a_copy_that_is_sent_again_is_carried_out_once)
+{
+    struct writer *a, *b;
+
+    fake_say(f.store, LDR_OP_COPY, good);
+    cr_expect(eq(int, end(copy_from("mem://b/other", 99)), LARDER_OK));
+    a = copy_from("mem://b/other", 99);
+    cr_expect(a->answered && a->kind == LARDER_OK);
+    b = copy_from(KEY, next_op++); /* onto itself: the store's to say */
+    cr_expect(eq(int, end_of(b), LARDER_OK));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_COPY), 2));
+    free(a), free(b);
+}
+
+Test(upload, a_copy_is_refused_where_the_store_has_none_or_there_are_two)
+{
+    struct ldr_name *from = domain_name(&f, "mem://b/other"), *to = domain_name(&f, KEY);
+    struct ldr_backend other = *from->backend;
+    struct writer *a;
+
+    from->backend = &other;
+    a = calloc(1, sizeof *a);
+    cr_expect(eq(int, ldr_upload_copy(&f.domain, 1, LDR_NEVER, from, to, &a->w, &err), LARDER_UNSUPPORTED));
+    cr_expect(strstr(err.msg, KEY) && strstr(err.msg, "mem://b/other"), "%s", err.msg);
+    free(a);
+    fake_no_copy(f.store);
+    a = copy_from("mem://b/other", 2);
+    cr_expect(eq(int, a->started, LARDER_UNSUPPORTED));
+    cr_expect(strstr(err.msg, "fake") != NULL, "%s", err.msg);
+    cr_expect(not(a->answered));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_COPY), 0));
+    free(a);
+    ldr_name_unref(&from);
+    ldr_name_unref(&to);
+}
+
 /* ---- two at once ---- */
 
 Test(upload, of_writes_that_overlap_none_fills_the_cache_and_no_intent_is_left)
@@ -569,7 +675,7 @@ Test(upload, parts_become_one_body_and_one_request)
     cr_expect(eq(uint, fake_seen(f.store, LDR_OP_PUT), 0), "nothing is sent before it is whole");
     cr_assert(eq(int, end(put_args(KEY, (struct ldr_put_args){ .upload_id = 7, .size = n })), LARDER_OK));
     cr_assert(domain_find(&f, KEY, &r));
-    fd = ldr_blocks_open(&f.domain.blocks, &r);
+    fd = ldr_blocks_open(&f.domain.blocks, &r, 0);
     cr_expect(fd >= 0 && pread(fd, have, n, 0) == (ssize_t)n && !memcmp(p, have, n));
     close(fd);
     cr_expect(not(ldr_uploads_open(f.domain.uploads)));

@@ -88,7 +88,7 @@ static void make(struct change *ch, struct ldr_index *x, struct ldr_blocks *bloc
         r->payload_len = len;
         r->payload_hash = ldr_hash64(ch->bytes, len);
     } else {
-        must(ldr_fill_open(blocks, len, &ch->fill, &err), &err);
+        must(ldr_fill_open(blocks, len, false, &ch->fill, &err), &err);
         must(ldr_fill_write(&ch->fill, ch->bytes, len, &err), &err);
         must(ldr_fill_seal(&ch->fill, &err), &err);
         must(ldr_fill_link(&ch->fill, &r->id, 0, &err), &err);
@@ -124,8 +124,6 @@ static void burst(const struct stress_args *a, struct ldr_index *x, struct ldr_b
         struct change *c = LDR_CONTAINER(ldr_mailbox_take(ch[0].back, LDR_NEVER), struct change, task);
 
         must(c->change.kind, &c->change.err);
-        if (c->change.had_old)
-            ldr_blocks_drop(blocks, &c->change.old);
         atomic_store(&a->shared->published[c->key], c->version);
         atomic_fetch_add(&a->shared->changes, 1);
     }
@@ -143,8 +141,6 @@ static void seed_fixed(const struct stress_args *a, struct ldr_index *x, struct 
         ldr_index_change(x, &ch[0].change);
         c = LDR_CONTAINER(ldr_mailbox_take(ch[0].back, LDR_NEVER), struct change, task);
         must(c->change.kind, &c->change.err);
-        if (c->change.had_old)
-            ldr_blocks_drop(blocks, &c->change.old);
         atomic_store(&a->shared->published[key], c->version);
     }
 }
@@ -153,10 +149,11 @@ void stress_agent(const struct stress_args *a, unsigned unused)
 {
     const char *drop[] = { NULL };
     struct ldr_cache_dir *dir = NULL;
-    struct ldr_space space = { .max_bytes = UINT64_C(1) << 40, .max_files = 1u << 30 };
+    struct ldr_space space;
     struct ldr_counters counters = { 0 };
     struct ldr_index_cfg ic = { .inline_bytes = 64 * LDR_MIB,
                                 .inline_limit = LDR_RECORD_DEFAULT,
+                                .block_size = LDR_BLOCK_SIZE_DEFAULT,
                                 .unsafe = a->control };
     struct ldr_index *x = NULL;
     struct ldr_pool *pool = NULL;
@@ -171,17 +168,22 @@ void stress_agent(const struct stress_args *a, unsigned unused)
         _exit(8);
     ldr_log_open(say, NULL, LDR_WARN);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGIO, SIG_IGN);
     ldr_mailbox_init(&back, NULL, NULL);
     for (size_t i = 0; i < BURST; i++)
         ch[i].back = &back;
     must(ldr_pool_new(2, &pool, &err), &err);
     must(ldr_cache_dir_open(a->dir, false, 0, &dir, &err), &err);
+    ldr_space_init(&space);
+    space.max_bytes = 8 * LDR_GIB; /* nothing is evicted: every key that was published must be found */
+    space.max_files = 1u << 30;
     space.dirfd = dir->dirfd;
+    ldr_blocks_init(&blocks, dir, &space, pool);
+    ic.blocks = &blocks;
     must(ldr_index_open(dir, &space, &counters, &ic, &x, &err), &err);
     must(ldr_index_repair(x, drop, &err), &err);
     must(ldr_index_start(x, &err), &err);
     must(ldr_cache_dir_mark(dir, false, &err), &err); /* kills are no bad starts here */
-    blocks = (struct ldr_blocks){ .dir = dir, .space = &space, .pool = pool };
     if (!atomic_load(&a->shared->ready))
         seed_fixed(a, x, &blocks, ch, &seed);
     atomic_store(&a->shared->ready, true);

@@ -46,7 +46,7 @@ static void read_object(struct larder *l, struct stress_shared *s, unsigned key,
     char uri[200];
 
     stress_uri(uri, sizeof uri, key);
-    larder_get_counts(l, &before);
+    larder_get_counts(l, &before, sizeof before);
     if (rnd(seed) % 4) {
         k = larder_get(l, uri, 0, &o, NULL);
         if (k == LARDER_OK) {
@@ -60,7 +60,7 @@ static void read_object(struct larder *l, struct stress_shared *s, unsigned key,
         if (k == LARDER_OK)
             check(s, buf, (size_t)size, key, published);
     }
-    larder_get_counts(l, &after);
+    larder_get_counts(l, &after, sizeof after);
     if (after.damaged != before.damaged)
         wrong(s, WRONG_DAMAGED);
     else if (after.torn != before.torn)
