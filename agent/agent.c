@@ -15,7 +15,7 @@
 #define GOOD_RUN_NS  (60 * LDR_NS_PER_S)
 
 struct ldr_agent {
-    const struct ldr_cfg *cfg;
+    struct ldr_cfg *cfg;
     struct ldr_pool *pool;
     struct ldr_net *nets[LDR_NETS_MAX];
     unsigned n_nets;
@@ -51,6 +51,8 @@ static enum larder_kind size_limits(struct ldr_domain *d, struct ldr_index_cfg *
     d->space.min_free_inodes = ldr_amount_resolve(&cfg->min_free_inodes, v.f_files);
     ic->inline_bytes = ldr_amount_resolve(&cfg->inline_size, d->space.max_bytes);
     ic->inline_limit = cfg->inline_limit;
+    ic->block_size = cfg->block_size;
+    ic->blocks = &d->blocks;
     ldr_log(LDR_INFO, "agent",
             "limits max_size=%" PRIu64 " max_files=%" PRIu64 " min_free=%" PRIu64 " inline_size=%" PRIu64,
             d->space.max_bytes, d->space.max_files, d->space.min_free_bytes, ic->inline_bytes);
@@ -98,12 +100,13 @@ static enum larder_kind open_cache(struct ldr_domain *d, struct larder_err *err)
         if (d->dir) {
             ldr_log(LDR_WARN, "agent", "the index is damaged, a new one is made reason=\"%s\"", err->msg);
             ldr_cache_dir_close(&d->dir);
-            atomic_store(&d->space.bytes, 0); /* what the first try found is not there any more */
-            atomic_store(&d->space.files, 0);
         }
         k = ldr_cache_dir_open(cfg->cache_dir, cfg->has_group, cfg->group, &d->dir, err);
-        if (!k)
+        ldr_blocks_release(&d->blocks);
+        if (!k) {
+            ldr_blocks_init(&d->blocks, d->dir, &d->space, d->pool);
             k = size_limits(d, &ic, err);
+        }
         if (!k)
             k = ldr_index_open(d->dir, &d->space, &d->counters, &ic, &d->index, err);
         if (!k) {
@@ -123,12 +126,14 @@ static enum larder_kind start_domain(struct ldr_agent *a, struct ldr_domain *d, 
     d->pool = a->pool;
     d->started_ns = ldr_mono_ns();
     ldr_mailbox_init(&d->ipc_box, NULL, NULL);
+    ldr_space_init(&d->space);
     k = ldr_routes_new(a->cfg, a->nets, a->n_nets, a->pool, &d->routes, err);
     if (!k)
         k = open_cache(d, err);
     if (k)
         return k;
-    d->blocks = (struct ldr_blocks){ .dir = d->dir, .space = &d->space, .pool = a->pool };
+    for (size_t i = 0; i < a->cfg->n_prefixes; i++)
+        a->cfg->prefixes[i].slot = ldr_index_prefix_slot(d->index, a->cfg->prefixes[i].match);
     k = ldr_index_start(d->index, err);
     /* From here on clients may find the generation by its name. */
     if (!k)
@@ -146,7 +151,7 @@ static enum larder_kind start_domain(struct ldr_agent *a, struct ldr_domain *d, 
     return k;
 }
 
-enum larder_kind ldr_agent_start(const struct ldr_cfg *cfg, struct ldr_agent **out, struct larder_err *err)
+enum larder_kind ldr_agent_start(struct ldr_cfg *cfg, struct ldr_agent **out, struct larder_err *err)
 {
     struct ldr_agent *a = calloc(1, sizeof *a);
     enum larder_kind k;
@@ -175,6 +180,8 @@ void ldr_agent_tick(struct ldr_agent *a)
     struct larder_err e;
 
     ldr_ipc_watch(a->domain.ipc);
+    ldr_index_tick(a->domain.index);
+    ldr_blocks_tick(&a->domain.blocks);
     if (a->good_run || ldr_mono_ns() - a->domain.started_ns < GOOD_RUN_NS)
         return;
     a->good_run = true;
@@ -192,19 +199,20 @@ static void stop_domain(struct ldr_agent *a, struct ldr_domain *d)
     ldr_sweep_stop(&d->sweep);
     for (unsigned i = 0; i < a->n_nets; i++)
         ldr_net_shutdown(a->nets[i]); /* what waits for a store is answered CANCELLED now */
+    ldr_space_release_all(&d->space); /* and what waits for room */
     ldr_ipc_free(&d->ipc);
     ldr_uploads_free(&d->uploads);
     ldr_flights_free(&d->flights);
     ldr_reader_close(&d->reader);
-    /* Unlinks that are still queued: before the index says that all is well. */
-    ldr_pool_free(&a->pool);
-    if (d->index) {
-        if (ldr_index_stop(d->index, served, &e))
-            ldr_log(LDR_WARN, "agent", "the cache is not marked clean reason=\"%s\"", e.msg);
-        else if (served && ldr_cache_dir_mark(d->dir, true, &e))
-            ldr_log(LDR_WARN, "agent", "%s", e.msg);
-        ldr_index_close(&d->index);
+    if (d->index && ldr_index_stop(d->index, served, &e)) {
+        ldr_log(LDR_WARN, "agent", "the cache is not marked clean reason=\"%s\"", e.msg);
+        served = false;
     }
+    ldr_pool_free(&a->pool); /* files on their way out go before the cache is called clean */
+    if (d->index && served && ldr_cache_dir_mark(d->dir, true, &e))
+        ldr_log(LDR_WARN, "agent", "%s", e.msg);
+    ldr_index_close(&d->index);
+    ldr_blocks_release(&d->blocks);
     for (unsigned i = 0; i < a->n_nets; i++)
         ldr_net_free(&a->nets[i]);
     ldr_routes_free(&d->routes);

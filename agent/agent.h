@@ -48,8 +48,8 @@ struct ldr_domain {
 };
 
 /* Start everything. The kind says what went wrong (see ldr_cache_dir_open, ldr_routes_new, ldr_index_open,
- * ldr_ipc_new). `cfg` is borrowed until ldr_agent_stop(). Main thread. */
-enum larder_kind ldr_agent_start(const struct ldr_cfg *cfg, struct ldr_agent **out, struct larder_err *err);
+ * ldr_ipc_new). `cfg` is borrowed until ldr_agent_stop(); its prefixes get their slots. Main thread. */
+enum larder_kind ldr_agent_start(struct ldr_cfg *cfg, struct ldr_agent **out, struct larder_err *err);
 /* Once a second, main thread: looks after the endpoint; after a good minute the count of starts begins anew. */
 void ldr_agent_tick(struct ldr_agent *a);
 /* Answer what waits with CANCELLED, stop all threads, leave a clean cache. Main thread. */

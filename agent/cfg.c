@@ -62,7 +62,6 @@ struct reader {
     struct given given[CFG_SETTINGS];
     struct complaint errors[ERRORS_MAX];
     size_t n_errors, n_more;
-    bool told_always;
 };
 
 /* Where something was given: in a line of the file, or (env set) by the variable of that setting. */
@@ -860,13 +859,6 @@ static void build_prefix(struct reader *r, const struct cfg_node *node, size_t i
                                   .freshness = g[SET_FRESHNESS].value.freshness,
                                   .ttl_ns = g[SET_FRESHNESS].value.ns,
                                   .line = node->line };
-    if (p->freshness == LDR_REVALIDATE) {
-        p->freshness = LDR_TTL;
-        if (!r->told_always)
-            warn(r, (struct spot){ env, g[SET_FRESHNESS].line }, shown,
-                 "freshness \"always\" fetches anew at each read in this release, like \"ttl 0s\"");
-        r->told_always = true;
-    }
 }
 
 static int longer_first(const void *a, const void *b)

@@ -18,7 +18,7 @@ struct ldr_amount {
 /* What it amounts to. */
 uint64_t ldr_amount_resolve(const struct ldr_amount *a, uint64_t total);
 
-enum ldr_freshness { LDR_IMMUTABLE, LDR_TTL, LDR_REVALIDATE /* not yet: `always` is read as a ttl of 0 */ };
+enum ldr_freshness { LDR_IMMUTABLE, LDR_TTL, LDR_REVALIDATE /* `always` */ };
 
 struct ldr_prefix_cfg {
     char *match; /* "s3://bucket/" … compared with the canonical text */
@@ -26,6 +26,7 @@ struct ldr_prefix_cfg {
     enum ldr_freshness freshness;
     int64_t ttl_ns;
     int line;
+    unsigned slot; /* of its counters in rw/touch; set when the agent starts */
 };
 
 struct ldr_store_slot {

@@ -1,36 +1,157 @@
 /* fetch.c - see fetch.h. The hand-offs, in order:
  *   start (ipc) → attempt (net, or pool for a local store): sink_begin, sink_write …, store_done
- *   → small: publish (any) · a block: seal_on_pool → publish · not kept: back to ipc at once
- *   → index thread: published_on_index → ipc: finish_on_ipc → done */
+ *   → each full block: seal_on_pool → filled_on_ipc → filled
+ *   → finish_on_ipc → done, behind the last block */
 #include "agent/fetch.h"
-#include "agent/fresh.h"
 #include "common/clock.h"
 #include "common/hash.h"
 #include "common/log.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <time.h>
 
 #define FETCH_LIMIT_MS (15 * 60 * 1000) /* a fetch outlives its askers, but not for ever */
+#define NAME_TRIES     200              /* milliseconds */
 
-static void finish_on_ipc(struct ldr_task *t);
-
-static void to_ipc(struct ldr_fetch *f)
+uint64_t ldr_room_len(const struct ldr_room *r, uint32_t block)
 {
-    f->task.run = finish_on_ipc;
-    ldr_mailbox_post(&f->domain->ipc_box, &f->task);
+    uint64_t left = r->object_size - ((uint64_t)block << r->log2), full = UINT64_C(1) << r->log2;
+
+    return left < full ? left : full;
 }
+
+void ldr_room_give_back(struct ldr_space *s, struct ldr_room *r)
+{
+    for (; r->next < r->end; r->next++)
+        ldr_space_release(s, ldr_room_len(r, r->next));
+}
+
+/* ---------- back to the ipc thread ---------- */
+
+static void end_if_all_came(struct ldr_fetch *f)
+{
+    if (f->ended && f->came == f->handed)
+        f->done(f);
+}
+
+static void finish_on_ipc(struct ldr_task *t)
+{
+    struct ldr_fetch *f = LDR_CONTAINER(t, struct ldr_fetch, task);
+
+    f->ended = true;
+    end_if_all_came(f);
+}
+
+static void filled_on_ipc(struct ldr_task *t)
+{
+    struct ldr_filled *x = LDR_CONTAINER(t, struct ldr_filled, task);
+    struct ldr_fetch *f = x->fetch;
+
+    f->came++;
+    f->filled(f, x);
+    end_if_all_came(f);
+}
+
+static void seal_on_pool(struct ldr_task *t)
+{
+    struct ldr_filled *x = LDR_CONTAINER(t, struct ldr_filled, task);
+
+    x->kind = ldr_fill_seal(&x->fill, &x->err);
+    if (!x->kind)
+        x->kind = ldr_fill_link(&x->fill, &x->id, x->block, &x->err);
+    /* The same block was evicted a moment ago: the index is about to free its file's name. */
+    for (int i = 0; i < NAME_TRIES && x->kind == LARDER_EXISTS; i++) {
+        nanosleep(&(struct timespec){ .tv_nsec = LDR_NS_PER_MS }, NULL);
+        x->kind = ldr_fill_link(&x->fill, &x->id, x->block, &x->err);
+    }
+    if (x->kind)
+        ldr_log(LDR_WARN, "fetch", "could not keep a block uri=\"%s\" reason=\"%s\"", x->fetch->name->text, x->err.msg);
+    t->run = filled_on_ipc;
+    ldr_mailbox_post(&x->domain->ipc_box, t);
+}
+
+/* The block is full. Small allocations in the agent may die: out of memory here leaves no way to end the fetch. */
+static enum larder_kind hand_over(struct ldr_fetch *f, struct larder_err *err)
+{
+    struct ldr_filled *x = calloc(1, sizeof *x);
+
+    if (!x)
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    x->fetch = f;
+    x->domain = f->domain;
+    x->fill = f->fill;
+    x->id = f->id;
+    x->block = f->fill_block;
+    x->task.run = seal_on_pool;
+    f->fill = (struct ldr_fill){ .fd = -1 };
+    f->handed++;
+    ldr_pool_post(f->domain->pool, &x->task);
+    return LARDER_OK;
+}
+
+void ldr_filled_free(struct ldr_filled **px)
+{
+    struct ldr_filled *x = *px;
+
+    if (!x)
+        return;
+    if (x->fill.linked && !x->indexed)
+        ldr_blocks_drop(&x->domain->blocks, &x->id, x->block, x->fill.size);
+    ldr_fill_close(&x->fill);
+    free(x);
+    *px = NULL;
+}
+
+/* What the ipc thread is told of a large object while its bytes still arrive. */
+struct opened {
+    struct ldr_task task;
+    struct ldr_fetch *fetch;
+    struct ldr_meta meta;
+};
+
+static void opened_on_ipc(struct ldr_task *t)
+{
+    struct opened *o = LDR_CONTAINER(t, struct opened, task);
+
+    o->fetch->opened(o->fetch, &o->meta);
+    ldr_meta_release(&o->meta);
+    free(o);
+}
+
+static enum larder_kind announce(struct ldr_fetch *f, struct larder_err *err)
+{
+    struct opened *o = calloc(1, sizeof *o);
+
+    if (o)
+        ldr_meta_init(&o->meta);
+    if (!o || !ldr_meta_copy(&o->meta, &f->meta)) {
+        free(o);
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    }
+    o->fetch = f;
+    o->task.run = opened_on_ipc;
+    f->announced = true;
+    ldr_mailbox_post(&f->domain->ipc_box, &o->task);
+    return LARDER_OK;
+}
+
+/* ---------- the answer's head is in ---------- */
 
 static void set_why(struct ldr_fetch *f, const char *text)
 {
     snprintf(f->why, sizeof f->why, "%.*s", (int)sizeof f->why - 1, text);
 }
 
-/* ---------- the bytes arrive ---------- */
+/* No more of the body is wanted; store_done() finds `end` set. */
+static enum larder_kind cut(struct ldr_fetch *f, enum ldr_fetch_end end, struct larder_err *err)
+{
+    f->cut = true;
+    f->end = end;
+    return ldr_fail(err, LARDER_CANCELLED, "no more bytes are wanted");
+}
 
 static enum larder_kind hold_in_memory(struct ldr_fetch *f, uint64_t offset, uint64_t len, struct larder_err *err)
 {
@@ -48,40 +169,186 @@ static bool complete_fields(struct ldr_fetch *f)
     return !ldr_name_shortened(f->name) || ldr_meta_add(&f->meta, LDR_TAG_KEY, f->name->text, f->name->text_len);
 }
 
+static bool vouches_for_ranges(const struct ldr_fetch *f)
+{
+    struct ldr_field v;
+
+    return !(f->name->backend->ops->caps & LDR_CAP_STREAM_ONLY) &&
+           ldr_fields_find(f->meta.fields.p, f->meta.fields.len, LDR_TAG_VALIDATOR, &v) &&
+           ldr_validator_strong(v.p, v.len);
+}
+
+/* Open the fill of `block` in the room that is reserved for it; room for another version goes back. */
+static enum larder_kind open_fill(struct ldr_fetch *f, uint32_t block, struct larder_err *err)
+{
+    struct ldr_room r = { .object_size = f->meta.size_bytes, .log2 = f->log2 };
+    bool reserved = f->room.next < f->room.end && f->room.next == block && f->room.object_size == r.object_size;
+
+    if (reserved)
+        f->room.next++;
+    else
+        ldr_room_give_back(&f->domain->space, &f->room);
+    f->fill_block = block;
+    return ldr_fill_open(&f->domain->blocks, ldr_room_len(&r, block), reserved, &f->fill, err);
+}
+
+/* Room for all blocks of an object that one request brings: all or nothing. */
+static enum larder_kind reserve_all(struct ldr_fetch *f, uint32_t n, struct larder_err *err)
+{
+    struct ldr_space *s = &f->domain->space;
+    struct ldr_room r = { .object_size = f->meta.size_bytes, .log2 = f->log2 };
+    enum larder_kind k = LARDER_OK;
+
+    if (f->room.next == 0 && f->room.end == n && f->room.object_size == r.object_size)
+        return LARDER_OK;
+    ldr_room_give_back(s, &f->room);
+    for (; r.end < n && !k; r.end += !k)
+        k = ldr_space_reserve(s, ldr_room_len(&r, r.end), err);
+    if (k)
+        ldr_room_give_back(s, &r);
+    else
+        f->room = r;
+    return k;
+}
+
+/* Blocks [first, end) have no room now: the load waits for it and comes again. Or the cache could not be written. */
+static enum larder_kind without_room(struct ldr_fetch *f, uint32_t first, uint32_t end, const struct larder_err *e,
+                                     struct larder_err *err)
+{
+    f->err = *e;
+    f->need = (struct ldr_room){ .object_size = f->meta.size_bytes, .log2 = f->log2, .next = first, .end = end };
+    if (e->kind == LARDER_LIMIT_EXCEEDED)
+        return cut(f, LDR_END_NO_ROOM, err);
+    f->cache_failed = e->kind == LARDER_IO;
+    if (err)
+        *err = *e;
+    return e->kind;
+}
+
+static enum larder_kind begin_one_block(struct ldr_fetch *f, struct larder_err *err)
+{
+    struct larder_err e = { 0 };
+
+    return open_fill(f, 0, &e) ? without_room(f, 0, 1, &e, err) : LARDER_OK;
+}
+
+static enum larder_kind begin_many_blocks(struct ldr_fetch *f, uint64_t offset, uint64_t length, struct larder_err *err)
+{
+    struct ldr_room all = { .object_size = f->meta.size_bytes, .log2 = f->log2 };
+    uint32_t n = (uint32_t)(((all.object_size - 1) >> f->log2) + 1), first = (uint32_t)(offset >> f->log2);
+    bool whole = offset == 0 && length == all.object_size;
+    struct larder_err e = { 0 };
+    enum larder_kind k;
+
+    if (f->announced) /* another version perhaps, and blocks of the first one are on their way */
+        return ldr_fail(err, LARDER_PRECONDITION, "the answer broke off, and the object is read anew");
+    if (f->no_store && atomic_load(f->no_store))
+        return cut(f, LDR_END_WRITTEN, err);
+    if (!whole && !vouches_for_ranges(f))
+        return cut(f, LDR_END_WEAK, err);
+    if (whole) { /* as asked for, or from a store that knows no ranges */
+        f->stream = true;
+        if (reserve_all(f, n, &e) || open_fill(f, 0, &e))
+            return without_room(f, 0, n, &e, err);
+    } else if (ldr_room_len(&all, first) != length) {
+        k = announce(f, err); /* blocks are larger than what was asked for: it only told what the object is */
+        return k ? k : cut(f, LDR_END_DONE, err);
+    } else if (open_fill(f, first, &e)) {
+        return without_room(f, first, first + 1, &e, err);
+    }
+    return announce(f, err);
+}
+
+static enum larder_kind begin_object(struct ldr_fetch *f, uint64_t offset, uint64_t length, struct larder_err *err)
+{
+    const struct ldr_cfg *cfg = f->domain->cfg;
+    uint64_t size = f->meta.size_bytes;
+
+    f->end = LDR_END_DONE;
+    f->log2 = ldr_block_log2_for(size, (uint8_t)__builtin_ctzll(cfg->block_size));
+    if (size > 0 && length == 0)
+        return cut(f, LDR_END_BEHIND, err);
+    if (!complete_fields(f)) {
+        set_why(f, "its metadata and name are larger than an index record");
+    } else if (size + LDR_RECORD_FIXED + f->meta.fields.len <= cfg->inline_limit) {
+        return hold_in_memory(f, 0, size, err);
+    } else if (size == 0 || LDR_RECORD_FIXED + f->meta.fields.len > cfg->inline_limit) {
+        set_why(f, "larder.cache.inline_limit is too small for it");
+    } else if (f->cache_failed) {
+        set_why(f, "the cache could not be written");
+    } else {
+        return size <= UINT64_C(1) << f->log2 ? begin_one_block(f, err) : begin_many_blocks(f, offset, length, err);
+    }
+    f->end = LDR_END_UNKEPT;
+    return hold_in_memory(f, offset, length < LDR_WIRE_CHUNK ? length : LDR_WIRE_CHUNK, err);
+}
+
+static void rewind_fill(struct ldr_fill *fill)
+{
+    fill->written = 0;
+    fill->piece_len = 0;
+    XXH3_64bits_reset(fill->hash_state);
+}
+
+static enum larder_kind begin_block(struct ldr_fetch *f, uint64_t offset, uint64_t length, struct larder_err *err)
+{
+    if (f->meta.size_bytes != f->room.object_size || offset != f->offset || length != f->want)
+        return ldr_fail(err, LARDER_PRECONDITION, "\"%.200s\" is not what it was", f->name->text);
+    if (ldr_fill_is_open(&f->fill)) {
+        rewind_fill(&f->fill);
+        return LARDER_OK;
+    }
+    f->cache_failed = open_fill(f, f->block, &f->err) != LARDER_OK;
+    if (f->cache_failed && err)
+        *err = f->err;
+    return f->cache_failed ? f->err.kind : LARDER_OK;
+}
+
 static enum larder_kind sink_begin(struct ldr_sink *s, const struct ldr_meta *meta, uint64_t offset, uint64_t length,
                                    struct larder_err *err)
 {
     struct ldr_fetch *f = LDR_CONTAINER(s, struct ldr_fetch, sink);
-    const struct ldr_cfg *cfg = f->domain->cfg;
-    struct larder_err e = { 0 };
 
-    ldr_fill_close(&f->fill);
     f->cut = f->whole = false;
     f->why[0] = '\0';
     f->confirmed_ns = ldr_boot_ns();
     if (!ldr_meta_copy(&f->meta, meta))
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
-    if (f->what == LDR_FETCH_CHUNK)
+    switch (f->what) {
+    case LDR_FETCH_CHUNK:
         return hold_in_memory(f, offset, length < f->want ? length : f->want, err);
-    if (!complete_fields(f)) {
-        set_why(f, "its metadata and name are larger than an index record");
-    } else if (meta->size_bytes + LDR_RECORD_FIXED + f->meta.fields.len <= cfg->inline_limit) {
-        return hold_in_memory(f, 0, meta->size_bytes, err);
-    } else if (meta->size_bytes > cfg->block_size) {
-        ldr_count(&f->domain->counters, uncached_large, 1);
-        snprintf(f->why, sizeof f->why, "larger than one block of %" PRIu64 " bytes (larder.cache.block_size)",
-                 cfg->block_size);
-    } else if (meta->size_bytes == 0) { /* inline_limit smaller than a head: nothing small is kept */
-        set_why(f, "larder.cache.inline_limit is too small for it");
-    } else if (f->no_fill) {
-        set_why(f, "the cache could not be written");
-    } else if (ldr_fill_open(&f->domain->blocks, meta->size_bytes, &f->fill, &e)) {
-        ldr_count(&f->domain->counters, uncached_full, 1);
-        set_why(f, e.msg);
-    } else {
-        return LARDER_OK;
+    case LDR_FETCH_BLOCK:
+        return begin_block(f, offset, length, err);
+    default:
+        ldr_fill_close(&f->fill);
+        return begin_object(f, offset, length, err);
     }
-    return hold_in_memory(f, 0, meta->size_bytes < LDR_WIRE_CHUNK ? meta->size_bytes : LDR_WIRE_CHUNK, err);
+}
+
+/* ---------- the bytes arrive ---------- */
+
+/* Into the open block; a full one is handed over, and where more follow the next one is opened. */
+static enum larder_kind write_blocks(struct ldr_fetch *f, const uint8_t *p, size_t n, struct larder_err *err)
+{
+    enum larder_kind k = LARDER_OK;
+
+    while (n > 0 && !k) {
+        uint64_t room = f->fill.size - f->fill.written - f->fill.piece_len;
+        size_t take = n < room ? n : (size_t)room;
+
+        if (take == 0 && f->stream && ((uint64_t)f->fill_block + 1) << f->log2 < f->meta.size_bytes) {
+            k = hand_over(f, err);
+            if (!k)
+                k = open_fill(f, f->fill_block + 1, err);
+            continue;
+        }
+        k = ldr_fill_write(&f->fill, p, take ? take : n, err); /* one byte too many is its failure to tell */
+        p += take;
+        n -= take;
+    }
+    if (k == LARDER_IO || k == LARDER_LIMIT_EXCEEDED)
+        f->cache_failed = true;
+    return k;
 }
 
 static enum larder_kind sink_write(struct ldr_sink *s, const void *p, size_t n, struct larder_err *err)
@@ -90,69 +357,14 @@ static enum larder_kind sink_write(struct ldr_sink *s, const void *p, size_t n, 
     size_t room = f->mem_cap - f->mem_len;
 
     if (ldr_fill_is_open(&f->fill))
-        return ldr_fill_write(&f->fill, p, n, err);
+        return write_blocks(f, p, n, err);
     memcpy(f->mem + f->mem_len, p, n < room ? n : room);
     f->mem_len += n < room ? n : room;
     if (n <= room)
         return LARDER_OK;
-    if (f->what == LDR_FETCH_OBJECT && !f->why[0]) /* a small object, of which all is kept */
+    if (f->what == LDR_FETCH_OBJECT && f->end == LDR_END_DONE) /* a small object, of which all is kept */
         return ldr_fail(err, LARDER_CORRUPT, "more bytes arrived than the %zu announced", f->mem_cap);
-    f->cut = true; /* the first bytes are all that is kept of this one; the client asks for the rest in pieces */
-    return ldr_fail(err, LARDER_CANCELLED, "no more bytes are wanted");
-}
-
-/* ---------- kept and published ---------- */
-
-static void published_on_index(struct ldr_change *c)
-{
-    to_ipc(c->user);
-}
-
-/* Any thread. The bytes are all there: in mem, or in a linked block of `id`. */
-static void publish(struct ldr_fetch *f)
-{
-    struct ldr_record *r = &f->change.record;
-    bool is_inline = !ldr_fill_is_open(&f->fill);
-
-    *r = (struct ldr_record){ .flags = is_inline ? LDR_FLAG_INLINE : 0,
-                              .id = f->id,
-                              .size_bytes = f->meta.size_bytes,
-                              .last_modified_s = f->meta.last_modified_s,
-                              .block_log2 = (uint8_t)__builtin_ctzll(f->domain->cfg->block_size),
-                              .fields = f->meta.fields.p,
-                              .fields_len = f->meta.fields.len };
-    if (is_inline) {
-        r->payload = f->mem;
-        r->payload_len = f->mem_len;
-        r->payload_hash = ldr_hash64(f->mem, f->mem_len);
-    }
-    ldr_fresh_set(r, f->name->policy, ldr_index_boot(f->domain->index), f->confirmed_ns);
-    f->change.what = LDR_CHANGE_PUT;
-    f->change.key = f->name->ikey;
-    f->change.key_len = f->name->ikey_len;
-    f->change.block_hash = f->fill.hash;
-    f->change.skip = &f->no_store;
-    f->change.done = published_on_index;
-    f->change.user = f;
-    ldr_index_change(f->domain->index, &f->change);
-}
-
-static void seal_on_pool(struct ldr_task *t)
-{
-    struct ldr_fetch *f = LDR_CONTAINER(t, struct ldr_fetch, task);
-    struct larder_err e = { 0 };
-
-    if (ldr_fill_seal(&f->fill, &e) || ldr_fill_link(&f->fill, &f->id, 0, &e)) {
-        ldr_log(LDR_WARN, "fetch", "could not keep an object uri=\"%s\" reason=\"%s\"", f->name->text, e.msg);
-        set_why(f, e.msg);
-        f->whole = false; /* unsure what the file holds: start anew without it */
-        f->no_fill = true;
-        ldr_fill_close(&f->fill);
-        ldr_op_rearm(&f->attempt.op);
-        ldr_attempt_start(&f->attempt);
-        return;
-    }
-    publish(f);
+    return cut(f, f->end, err); /* the first bytes are all that is kept of this one */
 }
 
 /* The store has answered for good. Net or pool thread. */
@@ -161,67 +373,32 @@ static void store_done(struct ldr_attempt *a)
     struct ldr_fetch *f = LDR_CONTAINER(a, struct ldr_fetch, attempt);
     struct ldr_op *op = &a->op;
 
-    if (op->kind && f->cut && op->kind == LARDER_CANCELLED)
+    if (op->kind == LARDER_CANCELLED && f->cut)
         op->kind = LARDER_OK;
-    if (op->kind == LARDER_IO && ldr_fill_is_open(&f->fill) && !f->no_fill) {
+    else if (!op->kind && op->not_modified)
+        f->end = LDR_END_NOT_MODIFIED;
+    else if (op->kind)
+        f->end = LDR_END_DONE;
+    if (op->kind == LARDER_IO && f->cache_failed && f->what == LDR_FETCH_OBJECT && !f->announced) {
         ldr_log(LDR_WARN, "fetch", "the cache could not be written uri=\"%s\" reason=\"%s\"", f->name->text,
                 op->err.msg);
-        f->no_fill = true;
+        ldr_fill_close(&f->fill);
         ldr_op_rearm(op);
-        ldr_attempt_start(a);
+        ldr_attempt_start(a); /* without it */
         return;
     }
+    if (!op->kind && f->end == LDR_END_DONE && ldr_fill_is_open(&f->fill))
+        op->kind = hand_over(f, &op->err);
+    if (!op->kind && f->what == LDR_FETCH_OBJECT && f->end == LDR_END_DONE && !f->handed)
+        f->whole = f->mem != NULL;
+    if (!op->kind && f->what == LDR_FETCH_HEAD && !ldr_meta_copy(&f->meta, &op->meta))
+        op->kind = ldr_fail(&op->err, LARDER_NO_MEMORY, "out of memory");
     f->kind = op->kind;
-    f->err = op->err;
-    if (op->kind) {
-        ldr_fill_close(&f->fill);
-        to_ipc(f);
-    } else if (f->what == LDR_FETCH_HEAD) {
-        if (!ldr_meta_copy(&f->meta, &op->meta))
-            f->kind = ldr_fail(&f->err, LARDER_NO_MEMORY, "out of memory");
-        to_ipc(f);
-    } else if (f->what == LDR_FETCH_CHUNK || f->why[0]) {
-        to_ipc(f);
-    } else if (atomic_load(&f->no_store) && !ldr_fill_is_open(&f->fill)) {
-        f->whole = true;
-        set_why(f, "a write of it was under way");
-        to_ipc(f);
-    } else {
-        f->whole = true;
-        f->id = ldr_index_new_id(f->domain->index);
-        if (ldr_fill_is_open(&f->fill)) {
-            f->task.run = seal_on_pool;
-            ldr_pool_post(f->domain->pool, &f->task);
-        } else {
-            publish(f);
-        }
-    }
-}
-
-static void finish_on_ipc(struct ldr_task *t)
-{
-    struct ldr_fetch *f = LDR_CONTAINER(t, struct ldr_fetch, task);
-    struct ldr_change *c = &f->change;
-    struct ldr_domain *d = f->domain;
-
-    if (c->done) { /* it went through the index */
-        if (c->had_old)
-            ldr_blocks_drop(&d->blocks, &c->old);
-        if (c->kind == LARDER_OK) {
-            f->published = true;
-            f->txnid = c->txnid;
-            ldr_count(&d->counters, published, 1);
-        } else {
-            set_why(f, c->err.msg);
-            if (c->kind == LARDER_CANCELLED)
-                ldr_count(&d->counters, not_stored, 1);
-            else
-                ldr_count(&d->counters, uncached_full, 1);
-            if (ldr_fill_is_open(&f->fill))
-                ldr_blocks_drop(&d->blocks, &c->record); /* its name; the descriptor still has the bytes */
-        }
-    }
-    f->done(f);
+    if (op->kind)
+        f->err = op->err;
+    ldr_fill_close(&f->fill);
+    f->task.run = finish_on_ipc;
+    ldr_mailbox_post(&f->domain->ipc_box, &f->task);
 }
 
 /* ---------- making ---------- */
@@ -251,23 +428,31 @@ static void mark_started_on_net(struct ldr_task *t)
 
 void ldr_fetch_start(struct ldr_fetch *f)
 {
+    static const enum ldr_op_what ops[] = { [LDR_FETCH_OBJECT] = LDR_OP_GET,
+                                            [LDR_FETCH_BLOCK] = LDR_OP_GET,
+                                            [LDR_FETCH_CHUNK] = LDR_OP_GET,
+                                            [LDR_FETCH_HEAD] = LDR_OP_HEAD,
+                                            [LDR_FETCH_LIST] = LDR_OP_LIST };
     struct ldr_op *op = &f->attempt.op;
 
     ldr_meta_init(&op->meta);
     op->backend = f->name->backend;
-    op->what = f->what == LDR_FETCH_HEAD ? LDR_OP_HEAD : LDR_OP_GET;
+    op->what = ops[f->what];
     op->uri = f->name->text;
     op->container = f->name->container;
     op->key = f->name->key;
     op->deadline_ns = ldr_deadline_ns(FETCH_LIMIT_MS);
     op->fd = -1;
     op->sink = &f->sink;
-    if (f->what == LDR_FETCH_CHUNK) {
-        op->ranged = true;
-        op->offset = f->offset;
-        op->length = f->want;
-        op->if_match = f->validator;
-    }
+    op->ranged = op->what == LDR_OP_GET && !f->stream;
+    op->offset = f->offset;
+    op->length = f->what == LDR_FETCH_OBJECT ? f->domain->cfg->block_size : f->want;
+    op->if_match = f->validator;
+    op->if_none_match = f->known;
+    op->delimiter = f->delimiter;
+    op->start = f->start;
+    op->max_entries = f->what == LDR_FETCH_LIST ? (unsigned)f->want : 0;
+    f->log2 = f->room.log2; /* BLOCK; an OBJECT's answer tells */
     f->attempt.counters = &f->domain->counters;
     f->attempt.done = store_done;
     /* `started` is set on the net thread, just before the request leaves: until then a head may be joined. */
@@ -282,27 +467,21 @@ void ldr_fetch_free(struct ldr_fetch **pf)
     if (!f)
         return;
     ldr_fill_close(&f->fill);
+    ldr_room_give_back(&f->domain->space, &f->room);
     free(f->mem);
     free(f->validator);
+    free(f->known);
+    free(f->delimiter);
+    free(f->start);
     ldr_meta_release(&f->meta);
     ldr_meta_release(&f->attempt.op.meta);
+    ldr_page_release(&f->attempt.op.page);
     ldr_name_unref(&f->name);
     free(f);
     *pf = NULL;
 }
 
-ssize_t ldr_fetch_bytes(const struct ldr_fetch *f, uint64_t offset, void *out, size_t max)
+const struct ldr_page *ldr_fetch_page(const struct ldr_fetch *f)
 {
-    if (offset > f->meta.size_bytes)
-        return -1;
-    if (ldr_fill_is_open(&f->fill))
-        return f->whole ? pread(f->fill.fd, out, max, (off_t)offset) : -1;
-    if (!f->mem || offset < f->mem_offset || offset - f->mem_offset > f->mem_len)
-        return -1;
-    if (max > f->mem_len - (offset - f->mem_offset))
-        max = f->mem_len - (size_t)(offset - f->mem_offset);
-    if (max == 0 && offset < f->meta.size_bytes)
-        return -1;
-    memcpy(out, f->mem + (offset - f->mem_offset), max);
-    return (ssize_t)max;
+    return &f->attempt.op.page;
 }

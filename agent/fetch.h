@@ -1,6 +1,6 @@
-/* fetch.h - step 6 of a get: bring an object (or a part, or its head) from its store, keep it, publish it.
- * Made and ended on the ipc thread; in between it is handed from net (bytes arrive) to pool (seal, link) to index
- * (commit, publish) and back. Whoever asks waits on the flight (flight.h), which owns the fetch. */
+/* fetch.h - step 6 of a get: one request to a store, and where its answer goes: bytes into memory or into block files,
+ * a head, a page of a listing. Made and ended on the ipc thread; in between it is handed from net (bytes arrive) to
+ * pool (seal, link) and back. Who wants the answer, and what becomes of it, is load.h's and flight.h's business. */
 #ifndef LDR_FETCH_H
 #define LDR_FETCH_H
 
@@ -8,54 +8,106 @@
 #include "agent/attempt.h"
 
 enum ldr_fetch_what {
-    LDR_FETCH_OBJECT, /* the whole object, to be cached; where that cannot be, its first bytes */
+    LDR_FETCH_OBJECT, /* an object of which nothing is known: from `offset` on, as much as one block holds */
+    LDR_FETCH_BLOCK,  /* one block of a known version */
     LDR_FETCH_CHUNK,  /* some bytes of one version, not to be cached */
     LDR_FETCH_HEAD,
+    LDR_FETCH_LIST,
+};
+
+/* Room in the cache that is reserved, or has to be: for blocks [next, end) of an object of this size. */
+struct ldr_room {
+    uint64_t object_size;
+    uint8_t log2;
+    uint32_t next, end;
+};
+uint64_t ldr_room_len(const struct ldr_room *r, uint32_t block); /* bytes of a block */
+void ldr_room_give_back(struct ldr_space *s, struct ldr_room *r);
+
+/* How an OBJECT fetch ended that brought nothing to keep. */
+enum ldr_fetch_end {
+    LDR_END_DONE,         /* as `kind` says; the bytes are in mem, or were handed over as blocks */
+    LDR_END_NOT_MODIFIED, /* the store still has the version `known` */
+    LDR_END_NO_ROOM,      /* `need` must be reserved first (err: what is in the way) */
+    LDR_END_WEAK,         /* many blocks, and no validator that vouches for ranges: read it by one request */
+    LDR_END_BEHIND,       /* the range asked for lies behind the end; `meta` says where that is */
+    LDR_END_WRITTEN,      /* many blocks, and a write of it is under way */
+    LDR_END_UNKEPT,       /* it cannot be kept, `why`; mem has its first bytes */
+};
+
+/* A block that is full: sealed and linked on the pool, then given to the ipc thread, which owns it from then on. */
+struct ldr_filled {
+    struct ldr_task task;
+    struct ldr_fetch *fetch; /* whose it was; may be gone once `filled` has returned */
+    struct ldr_domain *domain;
+    struct ldr_fill fill; /* linked, where kind is OK */
+    struct ldr_id id;
+    uint32_t block;
+    enum larder_kind kind;
+    struct larder_err err;
+    bool indexed; /* the file is the index's now. Set by its new owner, as is what follows */
+    struct ldr_change change;
+    void *user;
 };
 
 struct ldr_fetch {
-    /* set once by ldr_fetch_new */
+    /* set once, before the start */
     struct ldr_domain *domain;
     struct ldr_name *name;
     enum ldr_fetch_what what;
-    uint64_t offset; /* CHUNK */
-    size_t want;
-    char *validator;                   /* CHUNK: the version */
-    void (*done)(struct ldr_fetch *f); /* ipc thread, exactly once */
+    uint64_t offset;             /* OBJECT, BLOCK, CHUNK */
+    uint64_t want;               /* BLOCK, CHUNK: bytes; LIST: entries */
+    char *validator;             /* CHUNK, BLOCK: the version; NULL: any */
+    char *known;                 /* OBJECT: end with NOT_MODIFIED while the store has this version */
+    char *delimiter, *start;     /* LIST */
+    bool stream;                 /* OBJECT: one request for all of it */
+    struct ldr_room room;        /* OBJECT, BLOCK: reserved by the caller, the fetch's from the start on */
+    struct ldr_id id;            /* of blocks */
+    uint32_t block;              /* BLOCK: its number */
+    const atomic_bool *no_store; /* OBJECT: a write is under way; or NULL */
+    /* OBJECT of more than one block, once, before its first block: what it is. ipc thread; `meta` is borrowed */
+    void (*opened)(struct ldr_fetch *f, const struct ldr_meta *meta);
+    void (*filled)(struct ldr_fetch *f, struct ldr_filled *x); /* each block; ipc thread */
+    void (*done)(struct ldr_fetch *f);                         /* exactly once, last; ipc thread */
     void *user;
     /* any thread */
-    atomic_bool no_store; /* a write of the object is or was under way: nothing is published. Set by ipc */
-    atomic_bool started;  /* the request may have been sent. Set by net */
+    atomic_bool started; /* the request may have been sent. Set by net */
     /* whoever holds it */
     struct ldr_task task;
     struct ldr_attempt attempt;
     struct ldr_sink sink;
-    struct ldr_change change;
-    struct ldr_fill fill; /* open: the bytes are (going) there */
-    uint8_t *mem;         /* or here: a small object, or the first bytes of one that is not kept */
+    struct ldr_fill fill; /* the block that is being filled */
+    uint32_t fill_block;
+    struct ldr_room need; /* NO_ROOM */
+    uint8_t log2;         /* OBJECT: block size of the object */
+    uint8_t *mem;         /* a small object, a chunk, the first bytes of what is not kept */
     uint64_t mem_offset;  /* of mem[0] in the object */
-    int64_t confirmed_ns; /* CLOCK_BOOTTIME when the answer's head was in: freshness counts from here */
     size_t mem_len, mem_cap;
-    bool cut;     /* the rest of the body is not wanted */
-    bool whole;   /* all bytes of the object are in mem or fill */
-    bool no_fill; /* the cache failed once: do without it */
+    bool cut;          /* the rest of the body is not wanted */
+    bool whole;        /* mem is the whole object */
+    bool announced;    /* `opened` was posted */
+    bool cache_failed; /* the cache could not be written: do without it */
+    unsigned handed;   /* blocks handed over */
+    /* ipc thread */
+    unsigned came;
+    bool ended;
     /* results, valid in done */
+    enum ldr_fetch_end end;
     enum larder_kind kind;
     struct larder_err err;
     struct ldr_meta meta;
-    bool published; /* the record of `id` can be seen at `txnid` */
-    struct ldr_id id;
-    uint64_t txnid;
-    char why[200]; /* why it was not kept; empty: it was */
+    int64_t confirmed_ns; /* CLOCK_BOOTTIME when the answer's head was in: freshness counts from here */
+    char why[200];
 };
 
-/* `name` is referenced; `validator` copied. NULL: out of memory. ipc thread. */
+/* `name` is referenced. NULL: out of memory. ipc thread. */
 struct ldr_fetch *ldr_fetch_new(struct ldr_domain *d, struct ldr_name *name, enum ldr_fetch_what what);
 void ldr_fetch_start(struct ldr_fetch *f);
-/* After done. NULL is allowed. */
+/* After done. NULL is allowed. What was reserved and not used is given back. */
 void ldr_fetch_free(struct ldr_fetch **f);
-/* Bytes [offset, offset + max) of the object as far as the fetch has them, into `out`; returns how many, -1: it has
- * none there. An empty result at the object's end is 0. */
-ssize_t ldr_fetch_bytes(const struct ldr_fetch *f, uint64_t offset, void *out, size_t max);
+/* Free a block that nobody wants any more: its file goes if it was linked and not handed to the index. */
+void ldr_filled_free(struct ldr_filled **x);
+/* The page of a LIST, valid in done. */
+const struct ldr_page *ldr_fetch_page(const struct ldr_fetch *f);
 
 #endif

@@ -20,11 +20,14 @@ struct ldr_request {
     ldr_wire_request *msg;           /* owned; NULL while none is here */
     struct ldr_name *name;           /* set by serve.c where there is a key */
     int64_t deadline_ns;
-    bool waiting; /* on a flight or a write: it may time out, or its client may go away */
+    bool waiting; /* it may time out, or its client may go away */
     struct ldr_waiter waiter;
     struct ldr_write_waiter write_waiter;
     struct ldr_part part;
+    struct ldr_many *many; /* GetMany; owned. In serve_get.c */
+    char why[200];         /* why the object is not in the cache, for a reply with bytes */
 };
+void ldr_many_free(struct ldr_many **m);
 
 /* Bind the socket (its directory is made, its mode and group set) and start the thread. EXISTS: somebody listens there
  * already. INVALID: the path is too long. IO. */
@@ -42,6 +45,8 @@ void ldr_ipc_usage(const struct ldr_ipc *ipc, unsigned *made, unsigned *busy);
 /* The request waits on its waiter or write_waiter until ldr_ipc_reply(), its deadline, or its client's end. ipc thread.
  */
 void ldr_ipc_wait(struct ldr_request *r);
+/* It waits no more, and is answered soon, whoever still listens: from now on nothing takes it away. ipc thread. */
+void ldr_ipc_unwait(struct ldr_request *r);
 /* Answer; the request is over. ipc thread, once. */
 void ldr_ipc_reply(struct ldr_request *r, const ldr_wire_reply *reply);
 void ldr_ipc_reply_fail(struct ldr_request *r, enum larder_kind kind, const struct larder_err *err);

@@ -185,7 +185,7 @@ static void work(struct ldr_agent *a, const sigset_t *set, const char *file)
     }
 }
 
-static int serve(const struct ldr_cfg *cfg, const char *file)
+static int serve(struct ldr_cfg *cfg, const char *file)
 {
     struct ldr_agent *a = NULL;
     struct larder_err e = { 0 };

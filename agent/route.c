@@ -94,17 +94,15 @@ static enum larder_kind no_store(const struct ldr_routes *r, const char *scheme,
     return ldr_fail(err, LARDER_INVALID, "no store is configured for scheme \"%s\" (there is: %s)", scheme, have);
 }
 
-enum larder_kind ldr_route(const struct ldr_routes *r, const char *uri, struct ldr_name **out, struct larder_err *err)
+static enum larder_kind name_of(const struct ldr_routes *r, const struct ldr_uri *uri, struct ldr_name **out,
+                                struct larder_err *err)
 {
     char text[LDR_URI_MAX + 1];
-    struct ldr_uri u;
+    const struct ldr_uri u = *uri;
     struct ldr_name *n;
     size_t i = 0, len;
     char *p;
-    enum larder_kind k = ldr_uri_parse(uri, &u, err);
 
-    if (k)
-        return k;
     while (i < r->n && strcmp(r->route[i].scheme, u.scheme))
         i++;
     if (i == r->n)
@@ -125,6 +123,23 @@ enum larder_kind ldr_route(const struct ldr_routes *r, const char *uri, struct l
     n->policy = ldr_cfg_prefix(r->cfg, text);
     *out = n;
     return LARDER_OK;
+}
+
+enum larder_kind ldr_route(const struct ldr_routes *r, const char *uri, struct ldr_name **out, struct larder_err *err)
+{
+    struct ldr_uri u;
+    enum larder_kind k = ldr_uri_parse(uri, &u, err);
+
+    return k ? k : name_of(r, &u, out, err);
+}
+
+enum larder_kind ldr_route_prefix(const struct ldr_routes *r, const char *uri, struct ldr_name **out,
+                                  struct larder_err *err)
+{
+    struct ldr_uri u;
+    enum larder_kind k = ldr_uri_parse_prefix(uri, &u, err);
+
+    return k ? k : name_of(r, &u, out, err);
 }
 
 struct ldr_name *ldr_name_ref(struct ldr_name *n)

@@ -32,6 +32,9 @@ struct ldr_name {
 
 /* INVALID: malformed, or no store for this scheme. *out: one reference, ended by ldr_name_unref(). Any thread. */
 enum larder_kind ldr_route(const struct ldr_routes *r, const char *uri, struct ldr_name **out, struct larder_err *err);
+/* The same for the prefix of a listing: its key may be empty. */
+enum larder_kind ldr_route_prefix(const struct ldr_routes *r, const char *uri, struct ldr_name **out,
+                                  struct larder_err *err);
 struct ldr_name *ldr_name_ref(struct ldr_name *n);
 void ldr_name_unref(struct ldr_name **n);
 /* Is the index key shortened, so that the record has to carry the whole text? */

@@ -87,7 +87,7 @@ LDR_SETTING(PREFIXES, "larder.prefixes", MAPLIST, NULL, NULL, NULL, 0, 0, 0,
 LDR_SETTING(MATCH, "larder.prefixes[].match", TEXT, NULL, NULL, NULL, 0, 0, 0,
             "start of a reference: `s3://`, `s3://bucket/`, `s3://bucket/path/`")
 LDR_SETTING(FRESHNESS, "larder.prefixes[].freshness", FRESHNESS, NULL, NULL, NULL, 0, 0, 0,
-            "`immutable`: never asked for again; `ttl D`: after D; `always`: at each read (as yet fetched anew, like `ttl 0s`)")
+            "`immutable`: never asked for again; `ttl D`: after D; `always`: at each read")
 LDR_SETTING(DOMAINS, "larder.domains", MAPLIST, NULL, NULL, NULL, 0, 0, 0,
             "more trust domains; only the empty list `[]` in this release")
 LDR_SETTING(LISTEN, "larder.http.listen", LISTEN, NULL, NULL, NULL, 0, 0, CFG_LATER,
