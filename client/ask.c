@@ -163,6 +163,16 @@ static enum larder_kind pack(ldr_wire_request *req, int64_t deadline_ns, uint8_t
     return LARDER_OK;
 }
 
+/* While the agent is waited for: it may be waiting for room that mappings take which nobody uses. */
+static void let_go(void *user)
+{
+    struct larder *l = user;
+    struct ldr_gen *g = atomic_load_explicit(&l->gen, memory_order_acquire);
+
+    if (g)
+        ldr_views_pressure(l->views, atomic_load_explicit(&g->index.hdr->pressure, memory_order_relaxed));
+}
+
 /* One attempt. *broke: the connection was lost, in a way that another may mend; *sent: bytes of the request left. */
 static enum larder_kind attempt(struct larder *l, ldr_wire_request *req, bool fresh, int64_t deadline_ns,
                                 uint8_t **body, size_t *body_len, bool *broke, bool *sent, struct larder_err *err)
@@ -178,8 +188,11 @@ static enum larder_kind attempt(struct larder *l, ldr_wire_request *req, bool fr
         k = connect_new(l->pool, token, deadline_ns, &c, err);
         *broke = k == LARDER_UNAVAILABLE; /* in the handshake: nothing of the request left */
     }
-    if (!k)
+    if (!k) {
+        c->sp.idle = let_go;
+        c->sp.user = l;
         k = pack(req, deadline_ns, &packed, &len, err);
+    }
     if (!k)
         k = ldr_sp_exchange(&c->sp, packed, len, deadline_ns, body, body_len, &reach, broke, err);
     free(packed);

@@ -87,6 +87,7 @@ static void gen_free(struct ldr_gen *g)
         munmap((void *)(uintptr_t)g->index.data, g->map_len);
     if (g->index.hdr)
         munmap((void *)(uintptr_t)g->index.hdr, LDR_HDR_BYTES);
+    ldr_touch_close(&g->touch);
     if (g->dirfd >= 0 && (!g->older || g->older->dirfd != g->dirfd))
         close(g->dirfd);
     free(g);
@@ -132,6 +133,8 @@ static struct ldr_gen *gen_open(struct larder *l, const struct ldr_gen *seen, bo
     *same = seen && seen->nonce == f.nonce && atomic_load(&seen->index.hdr->cur) != LDR_RETIRED;
     if (*same || !map_hdr(g, &f) || !map_data(g, &f))
         goto none;
+    if (g->index.hdr->touch_bits)
+        ldr_touch_open(&g->touch, g->dirfd, g->index.hdr->touch_bits); /* where it may be: hits are else not told */
     g->nonce = f.nonce;
     atomic_store(&g->index.unsafe, atomic_load(&l->unsafe));
     return g;
@@ -140,13 +143,16 @@ none:
     return NULL;
 }
 
-/* Give the file back: a mapping would keep all of its disk space. Another thread may be reading: from here on what it
- * sees is void, and then it sees zeros. */
+/* Give the files back: a mapping would keep all of their disk space. Another thread may be reading: from here on what it
+ * sees is void, and then it sees zeros; what it says of a hit is heard by nobody. */
 static void gen_retire(struct ldr_gen *g)
 {
     atomic_store(&g->index.gone, true);
     mmap((void *)(uintptr_t)g->index.data, g->map_len, PROT_READ,
          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (g->touch.map)
+        mmap(g->touch.map, g->touch.len, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 static bool opening_try(struct larder *l)
@@ -316,32 +322,36 @@ void larder_close(struct larder **pl)
     free(l);
 }
 
-void larder_get_counts(struct larder *l, struct larder_counts *out)
+const char *larder_version(void)
 {
+    return LDR_VERSION;
+}
+
+void larder_get_counts(struct larder *l, struct larder_counts *out, size_t size)
+{
+    struct larder_counts all;
     uint64_t n[8] = { 0 };
 
     for (int i = 0; i < LDR_COUNT_SHARDS; i++)
         for (int j = 0; j < 8; j++)
             n[j] += atomic_load_explicit(&l->counts[i].n[j], memory_order_relaxed);
-    *out = (struct larder_counts){ .hits = n[LDR_COUNT_HITS],
-                                   .asks = n[LDR_COUNT_ASKS],
-                                   .retries = n[LDR_COUNT_RETRIES],
-                                   .torn = n[LDR_COUNT_TORN],
-                                   .damaged = n[LDR_COUNT_DAMAGED],
-                                   .kept = n[LDR_COUNT_KEPT] };
+    all = (struct larder_counts){ .hits = n[LDR_COUNT_HITS],
+                                  .asks = n[LDR_COUNT_ASKS],
+                                  .retries = n[LDR_COUNT_RETRIES],
+                                  .torn = n[LDR_COUNT_TORN],
+                                  .damaged = n[LDR_COUNT_DAMAGED],
+                                  .kept = n[LDR_COUNT_KEPT] };
+    memset(out, 0, size);
+    memcpy(out, &all, size < sizeof all ? size : sizeof all);
 }
 
-enum larder_kind larder_status(struct larder *l, int timeout_ms, larder_status_fn *each, void *user,
-                               struct larder_err *err)
+/* A request that is answered by items. */
+static enum larder_kind ask_items(struct larder *l, ldr_wire_request *req, int timeout_ms, larder_status_fn *each,
+                                  void *user, struct larder_err *err)
 {
-    Larder__Wire__StatusAsk ask = LARDER__WIRE__STATUS_ASK__INIT;
-    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
     ldr_wire_reply *reply;
-    enum larder_kind k;
+    enum larder_kind k = ldr_ask(l, req, LDR_ASK_READ, ldr_call_deadline(timeout_ms), &reply, err);
 
-    req.body_case = LARDER__WIRE__REQUEST__BODY_STATUS;
-    req.status = &ask;
-    k = ldr_ask(l, &req, LDR_ASK_READ, ldr_call_deadline(timeout_ms), &reply, err);
     if (k)
         return k;
     if (reply->body_case != LARDER__WIRE__REPLY__BODY_STATUS_REPLY)
@@ -357,4 +367,31 @@ enum larder_kind larder_status(struct larder *l, int timeout_ms, larder_status_f
         }
     larder__wire__reply__free_unpacked(reply, NULL);
     return k;
+}
+
+enum larder_kind larder_status(struct larder *l, int timeout_ms, larder_status_fn *each, void *user,
+                               struct larder_err *err)
+{
+    Larder__Wire__StatusAsk ask = LARDER__WIRE__STATUS_ASK__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+
+    req.body_case = LARDER__WIRE__REQUEST__BODY_STATUS;
+    req.status = &ask;
+    return ask_items(l, &req, timeout_ms, each, user, err);
+}
+
+enum larder_kind larder_why(struct larder *l, const char *uri, int timeout_ms, larder_status_fn *each, void *user,
+                            struct larder_err *err)
+{
+    Larder__Wire__Why why = LARDER__WIRE__WHY__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    char text[LDR_URI_MAX + 1];
+    enum larder_kind k = ldr_canonical(uri, text, err);
+
+    if (k)
+        return k;
+    req.body_case = LARDER__WIRE__REQUEST__BODY_WHY;
+    req.why = &why;
+    why.key = text;
+    return ask_items(l, &req, timeout_ms, each, user, err);
 }

@@ -12,15 +12,17 @@
 #include "client/view.h"
 #include "client/walk.h"
 #include "common/clock.h"
+#include "common/touch.h"
 #include "common/uri.h"
 
 /* One generation of the index, mapped. All but its flags, and the length of a partial one, is set once. */
 struct ldr_gen {
     struct ldr_tree index;
     uint64_t nonce;
-    size_t map_len; /* bytes of index.data; changed by who holds `opening` */
-    bool partial;   /* map_len is less than the header's mapsize: address space is short */
-    int dirfd;      /* of the cache directory; closed with the oldest generation that shares it */
+    size_t map_len;         /* bytes of index.data; changed by who holds `opening` */
+    bool partial;           /* map_len is less than the header's mapsize: address space is short */
+    int dirfd;              /* of the cache directory; closed with the oldest generation that shares it */
+    struct ldr_touch touch; /* where hits are told; map NULL: nowhere */
     struct ldr_gen *older;
 };
 
@@ -74,6 +76,23 @@ static inline int64_t ldr_call_deadline(int timeout_ms)
  * must be asked. *text gets the canonical text. In get.c. */
 enum larder_kind ldr_get_meta(struct larder *l, const char *uri, char text[LDR_URI_MAX + 1], enum ldr_hit *hit,
                               struct ldr_meta *out, struct larder_err *err);
+
+/* For a get of many, in get.c: what the cache has of `uri`, fresh or named by `accept` (the agent's answer; NULL: it was
+ * not asked). *out is owned by the caller if *hit says LDR_HIT; else the agent must be asked. INVALID: the reference. */
+enum larder_kind ldr_get_cached(struct larder *l, const char *uri, const struct ldr_id *accept, enum ldr_hit *hit,
+                                struct larder_object **out, struct larder_err *err);
+/* larder_get() within a call that asked the agent before, and has until `deadline_ns`. */
+enum larder_kind ldr_get_by(struct larder *l, const char *uri, int64_t deadline_ns, struct larder_object **out,
+                            struct larder_err *err);
+
+/* The canonical text of a reference. INVALID. In put.c. */
+enum larder_kind ldr_canonical(const char *uri, char text[LDR_URI_MAX + 1], struct larder_err *err);
+
+/* What a caller of another release hands over as options (`given` bytes by its struct_size, which comes first): fields
+ * that it does not know are zero in *out, ones that this release does not know must be. `first` is the size of the first
+ * release's. In put.c. */
+enum larder_kind ldr_read_opts(const void *opts, size_t first, void *out, size_t size, const char *what,
+                               struct larder_err *err);
 
 /* The stress program's negative control, for this and later generations of a handle (walk.h). */
 void ldr_client_set_unsafe_for_stress(struct larder *l, bool unsafe);

@@ -3,7 +3,8 @@
  * A struct larder serves any number of threads. After fork() parent and child both go on. Functions return LARDER_OK or
  * the kind of failure, and write *err (may be NULL) only on failure; outputs are written only on success.
  *
- * References are `scheme://container/KEY`; KEY is taken literally to its end (`?`, `#`, `%` and `..` are plain bytes).
+ * References are `scheme://container/KEY`; KEY is taken literally to its end (`?`, `#`, `%` and `..` are plain bytes). They
+ * are C strings: a binding whose strings may hold a NUL refuses such a one, or it would name another object.
  *
  * timeout_ms, everywhere: for the whole call, in milliseconds; -1: no limit; 0: only what the cache has, never wait
  * (TIMEOUT where the agent would have to be asked).
@@ -23,6 +24,9 @@ extern "C" {
 #endif
 
 #define LARDER_VERSION "0.1.0"
+
+/* The release of the library that runs, as LARDER_VERSION is that of the header. */
+const char *larder_version(void);
 
 struct larder;        /* a connection to the node's agent and its cache */
 struct larder_object; /* the bytes of one object, mapped or copied, never changing */
@@ -47,12 +51,39 @@ void larder_close(struct larder **l);
 enum larder_kind larder_get(struct larder *l, const char *uri, int timeout_ms, struct larder_object **out,
                             struct larder_err *err);
 
-const void *larder_object_data(const struct larder_object *o); /* valid until larder_object_free(); never NULL */
+/* The same for the bytes [offset, offset + length) of it, cut at the object's end: only the blocks of that range are
+ * fetched and mapped. length 0: to the end. An offset at or behind the end gives an object of 0 bytes;
+ * larder_object_total() tells. Reading on from where the last range ended is seen by the agent, which then fetches
+ * ahead; other reads fetch nothing that was not asked for. */
+enum larder_kind larder_get_range(struct larder *l, const char *uri, uint64_t offset, uint64_t length, int timeout_ms,
+                                  struct larder_object **out, struct larder_err *err);
+
+const void *larder_object_data(const struct larder_object *o); /* valid until larder_object_free(); never NULL; writing
+                                                                 * there is SIGSEGV: bindings show it read-only */
 size_t larder_object_size(const struct larder_object *o);      /* bytes */
+uint64_t larder_object_offset(const struct larder_object *o);  /* where they begin in the object of the store */
+uint64_t larder_object_total(const struct larder_object *o);   /* bytes of the whole object of the store */
+/* Names the version: two ranges of one object whose ids are equal are of the same bytes. 0 for both halves: not known
+ * (an object that is not in the cache). */
+void larder_object_id(const struct larder_object *o, uint64_t id[2]);
 /* 1: found in the cache without asking the agent; 0: the agent was asked. Of the get that made the object. */
 int larder_object_was_hit(const struct larder_object *o);
-/* NULL is allowed; *o becomes NULL. Any thread, any process that inherited it. */
+/* Once for each get; two gets may have given the same pointer. NULL is allowed; *o becomes NULL. Any thread, any process
+ * that inherited it. */
 void larder_object_free(struct larder_object **o);
+
+/* Get many objects: what the cache lacks is asked for together, so the agent fetches in parallel and each batch costs
+ * one exchange with it.
+ *   uris, n  borrowed; in any order, repeats are allowed
+ *   out      n results, each written, whatever the others are: kind, then `object` (owned by the caller) or `err`
+ * Returns LARDER_OK when all did, else the kind of the first that failed (its error in *err). Any thread. */
+struct larder_result {
+    enum larder_kind kind;
+    struct larder_object *object; /* NULL where kind is not LARDER_OK */
+    struct larder_err err;
+};
+enum larder_kind larder_get_many(struct larder *l, const char *const uris[], size_t n, int timeout_ms,
+                                 struct larder_result out[], struct larder_err *err);
 
 /* Get an object into the caller's buffer.
  *   buf, cap  where the bytes go; at most `cap` bytes
@@ -62,6 +93,13 @@ void larder_object_free(struct larder_object **o);
  * IPC. */
 enum larder_kind larder_get_into(struct larder *l, const char *uri, void *buf, size_t cap, int timeout_ms,
                                  uint64_t *size, struct larder_err *err);
+
+/* Read like pread(): up to `len` bytes from `offset` on into `buf`.
+ *   got    bytes written to buf; fewer than `len` only at the object's end
+ *   total  bytes of the whole object; may be NULL
+ * Kinds and the rest as larder_get_range(); objects of any size, cached or not, makes no mapping. */
+enum larder_kind larder_read(struct larder *l, const char *uri, uint64_t offset, void *buf, size_t len, int timeout_ms,
+                             size_t *got, uint64_t *total, struct larder_err *err);
 
 /* Get an object piece by piece: `write` gets its bytes in order, at least once (an empty object: n = 0), from one
  * version only. Other than LARDER_OK from `write` ends the call with that kind. PRECONDITION: the object changed while
@@ -115,10 +153,45 @@ enum larder_kind larder_put(struct larder *l, const char *uri, const void *data,
 /* Delete an object; one that is not there is deleted already: LARDER_OK. OUTCOME_UNKNOWN as for put. Any thread. */
 enum larder_kind larder_delete(struct larder *l, const char *uri, int timeout_ms, struct larder_err *err);
 
+/* List the objects whose key begins with the key of `prefix` (a reference; its key may be empty: "s3://bucket/").
+ *   opts  NULL: defaults
+ *   each  gets every entry in the order of the store (S3: bytes of the key); borrowed for the call. Other than LARDER_OK
+ *         ends the listing with that kind
+ *   next  may be NULL: then everything is listed, page after page. Else one page, and *next (owned by the caller,
+ *         larder_free()) is where the next page starts (give it as opts->start), NULL after the last
+ * Listings are asked for at the store each time, concurrent ones once. Any thread. */
+struct larder_entry {
+    const char *uri;       /* scheme://container/KEY */
+    int is_prefix;         /* a group of keys up to the delimiter; what follows is not set then */
+    uint64_t size;         /* bytes */
+    int64_t last_modified; /* seconds since 1970 UTC; INT64_MIN: unknown */
+    const char *etag;      /* without quotes; NULL: unknown */
+};
+struct larder_list_opts { /* all zero: defaults. Fields are added at the end: set `struct_size` */
+    size_t struct_size;
+    const char *delimiter; /* NULL: every key; "/": one level, deeper keys come as prefixes */
+    const char *start;     /* NULL: from the first; else *next of an earlier page */
+    unsigned page;         /* most entries of a page, 0: as many as fit (at most 800) */
+};
+typedef enum larder_kind larder_list_fn(void *user, const struct larder_entry *e);
+enum larder_kind larder_list(struct larder *l, const char *prefix, const struct larder_list_opts *opts, int timeout_ms,
+                             larder_list_fn *each, void *user, char **next, struct larder_err *err);
+
+/* Copy an object to another name of the same store, by the store itself; no byte crosses this node. As for a put, every
+ * later get on this node sees it. NOT_FOUND: no source. UNSUPPORTED: the two names are of different stores, or their
+ * store cannot copy: get and put. OUTCOME_UNKNOWN as for put. Any thread. */
+enum larder_kind larder_copy(struct larder *l, const char *from, const char *to, int timeout_ms,
+                             struct larder_err *err);
+
 /* What the agent says of itself: `each` gets every item in order, `text` is NULL where the item is a number. */
 typedef void larder_status_fn(void *user, const char *name, const char *text, uint64_t number);
 enum larder_kind larder_status(struct larder *l, int timeout_ms, larder_status_fn *each, void *user,
                                struct larder_err *err);
+
+/* Why an object is, or is not, served from the cache: its store, policy, record, blocks and age, as larder_status()
+ * gives its items. The store is not asked. */
+enum larder_kind larder_why(struct larder *l, const char *uri, int timeout_ms, larder_status_fn *each, void *user,
+                            struct larder_err *err);
 
 /* Counts of this handle since it was opened. Any thread; relaxed. */
 struct larder_counts {
@@ -129,7 +202,8 @@ struct larder_counts {
     uint64_t damaged; /* records or block files that failed their checks */
     uint64_t kept;    /* mappings reused */
 };
-void larder_get_counts(struct larder *l, struct larder_counts *out);
+/* `size`: sizeof *out, as fields are added at the end. */
+void larder_get_counts(struct larder *l, struct larder_counts *out, size_t size);
 
 /* ---- references as Flyte's storage layer builds and splits them (DataStore; keys are URL text there) ---- */
 struct larder_ref {

@@ -1,4 +1,4 @@
-/* put.c - writes: a whole object in one request, or in parts that the agent gathers; delete. The agent carries a write
+/* put.c - writes: a whole object in one request, or in parts that the agent gathers; delete; copy. The agent carries a write
  * out once (op_id), and answers when the store has it and every reader of this node sees it. Any thread. */
 #include "client/client.h"
 
@@ -35,24 +35,23 @@ static bool user_name(const char *name, char *out, size_t cap)
     return n > 0;
 }
 
-/* What a caller of another release hands over: fields that it does not know are zero, ones that we do not know must be.
- */
-static enum larder_kind read_opts(const struct larder_put_opts *opts, struct larder_put_opts *out,
-                                  struct larder_err *err)
+enum larder_kind ldr_read_opts(const void *opts, size_t first, void *out, size_t size, const char *what,
+                               struct larder_err *err)
 {
-    const size_t first_release = offsetof(struct larder_put_opts, create_only) + sizeof opts->create_only;
     size_t given;
 
-    *out = (struct larder_put_opts){ 0 };
+    memset(out, 0, size);
     if (!opts)
         return LARDER_OK;
-    given = opts->struct_size ? opts->struct_size : sizeof *opts;
-    if (given < first_release)
-        return ldr_fail(err, LARDER_INVALID, "put options of %zu bytes: struct_size is not set to their size", given);
-    for (size_t i = sizeof *opts; i < given; i++)
+    memcpy(&given, opts, sizeof given);
+    given = given ? given : size;
+    if (given < first)
+        return ldr_fail(err, LARDER_INVALID, "%s options of %zu bytes: struct_size is not set to their size", what,
+                        given);
+    for (size_t i = size; i < given; i++)
         if (((const uint8_t *)opts)[i])
-            return ldr_fail(err, LARDER_UNSUPPORTED, "put options that this release of the library does not know");
-    memcpy(out, opts, given < sizeof *out ? given : sizeof *out);
+            return ldr_fail(err, LARDER_UNSUPPORTED, "%s options that this release of the library does not know", what);
+    memcpy(out, opts, given < size ? given : size);
     return LARDER_OK;
 }
 
@@ -91,7 +90,7 @@ static enum larder_kind make_fields(const struct larder_put_opts *o, struct ldr_
     return LARDER_OK;
 }
 
-static enum larder_kind canonical(const char *uri, char text[LDR_URI_MAX + 1], struct larder_err *err)
+enum larder_kind ldr_canonical(const char *uri, char text[LDR_URI_MAX + 1], struct larder_err *err)
 {
     struct ldr_uri u;
     enum larder_kind k = uri ? ldr_uri_parse(uri, &u, err) : ldr_fail(err, LARDER_INVALID, "no reference was given");
@@ -165,11 +164,12 @@ enum larder_kind larder_put(struct larder *l, const char *uri, const void *data,
     struct ldr_meta meta;
     char text[LDR_URI_MAX + 1];
     int64_t deadline_ns;
-    enum larder_kind k = canonical(uri, text, err);
+    enum larder_kind k = ldr_canonical(uri, text, err);
 
     ldr_meta_init(&meta);
     if (!k)
-        k = read_opts(opts, &o, err);
+        k = ldr_read_opts(opts, offsetof(struct larder_put_opts, create_only) + sizeof o.create_only, &o, sizeof o,
+                          "put", err);
     if (!k)
         k = make_fields(&o, &meta, err);
     if (!k && len > LDR_PUT_MAX)
@@ -209,7 +209,7 @@ enum larder_kind larder_delete(struct larder *l, const char *uri, int timeout_ms
     Larder__Wire__Delete del = LARDER__WIRE__DELETE__INIT;
     ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
     char text[LDR_URI_MAX + 1];
-    enum larder_kind k = canonical(uri, text, err);
+    enum larder_kind k = ldr_canonical(uri, text, err);
 
     if (k)
         return k;
@@ -218,4 +218,22 @@ enum larder_kind larder_delete(struct larder *l, const char *uri, int timeout_ms
     del.key = text;
     k = ask(l, &req, LDR_ASK_WRITE, ldr_call_deadline(timeout_ms), err);
     return k == LARDER_NOT_FOUND ? LARDER_OK : k;
+}
+
+enum larder_kind larder_copy(struct larder *l, const char *from, const char *to, int timeout_ms, struct larder_err *err)
+{
+    Larder__Wire__Copy copy = LARDER__WIRE__COPY__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    char from_text[LDR_URI_MAX + 1], to_text[LDR_URI_MAX + 1];
+    enum larder_kind k = ldr_canonical(from, from_text, err);
+
+    if (!k)
+        k = ldr_canonical(to, to_text, err);
+    if (k)
+        return k;
+    req.body_case = LARDER__WIRE__REQUEST__BODY_COPY;
+    req.copy = &copy;
+    copy.from = from_text;
+    copy.to = to_text;
+    return ask(l, &req, LDR_ASK_WRITE, ldr_call_deadline(timeout_ms), err);
 }

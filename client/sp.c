@@ -11,12 +11,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define HELLO_LEN  8
-#define HEAD_LEN   9 /* 01, length */
-#define ID_LEN     4
-#define TYPE_USER  1                    /* the only type of message that nanomsg's IPC transport has */
-#define ID_TOP_BIT UINT32_C(0x80000000) /* marks the end of the back trace: a request straight from a REQ */
-#define RETRY_MS   5                    /* between connects that meet a full queue */
+#define HELLO_LEN     8
+#define HEAD_LEN      9 /* 01, length */
+#define ID_LEN        4
+#define TYPE_USER     1                    /* the only type of message that nanomsg's IPC transport has */
+#define ID_TOP_BIT    UINT32_C(0x80000000) /* marks the end of the back trace: a request straight from a REQ */
+#define RETRY_MS      5                    /* between connects that meet a full queue */
+#define IDLE_FIRST_MS 5                    /* of waiting for a reply, before `idle` is called; doubled each time */
+#define IDLE_MAX_MS   80
 
 static const uint8_t hello_req[HELLO_LEN] = { 0, 'S', 'P', 0, 0, 0x30, 0, 0 };
 static const uint8_t hello_rep[HELLO_LEN] = { 0, 'S', 'P', 0, 0, 0x31, 0, 0 };
@@ -95,12 +97,28 @@ static enum larder_kind send_all(int fd, struct iovec *iov, size_t n, int64_t de
     return LARDER_OK;
 }
 
-static enum larder_kind recv_all(int fd, void *to, size_t len, int64_t deadline_ns, bool *lost, struct larder_err *err)
+/* The reply may take its time: let the owner do what should not wait for it, now and then. */
+static bool wait_for_peer(struct ldr_sp *c, int64_t deadline_ns)
+{
+    for (int slice_ms = IDLE_FIRST_MS; c->idle; slice_ms = slice_ms < IDLE_MAX_MS ? 2 * slice_ms : slice_ms) {
+        int64_t until = ldr_deadline_ns(slice_ms);
+
+        if (until >= deadline_ns)
+            break;
+        if (wait_for(c->fd, POLLIN, until))
+            return true;
+        c->idle(c->user);
+    }
+    return wait_for(c->fd, POLLIN, deadline_ns);
+}
+
+static enum larder_kind recv_all(struct ldr_sp *c, void *to, size_t len, int64_t deadline_ns, bool *lost,
+                                 struct larder_err *err)
 {
     uint8_t *p = to;
 
     while (len > 0) {
-        ssize_t n = recv(fd, p, len, MSG_DONTWAIT);
+        ssize_t n = recv(c->fd, p, len, MSG_DONTWAIT);
 
         if (n > 0) {
             p += n;
@@ -109,7 +127,7 @@ static enum larder_kind recv_all(int fd, void *to, size_t len, int64_t deadline_
             *lost = true;
             return ldr_fail(err, LARDER_UNAVAILABLE, "the agent closed the connection");
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            if (!wait_for(fd, POLLIN, deadline_ns))
+            if (!wait_for_peer(c, deadline_ns))
                 return too_late(err);
         } else if (errno != EINTR) {
             return broken(err, lost);
@@ -182,7 +200,7 @@ enum larder_kind ldr_sp_start(struct ldr_sp *c, int fd, int64_t deadline_ns, str
         c->next_id = (uint32_t)ldr_mono_ns(); /* any number will do */
     k = send_all(fd, &iov, 1, deadline_ns, &sent, &lost, err);
     if (!k)
-        k = recv_all(fd, theirs, HELLO_LEN, deadline_ns, &lost, err);
+        k = recv_all(c, theirs, HELLO_LEN, deadline_ns, &lost, err);
     if (!k && memcmp(theirs, hello_rep, HELLO_LEN))
         k = ldr_fail(err, LARDER_UNAVAILABLE, "what listens at the agent's socket is no larder agent");
     if (k)
@@ -215,13 +233,13 @@ enum larder_kind ldr_sp_exchange(struct ldr_sp *c, const void *request, size_t l
     k = send_all(c->fd, iov, len ? 2 : 1, deadline_ns, &sent, lost, err);
     *reach = sent ? LDR_SP_SENT : LDR_SP_UNSENT;
     if (!k)
-        k = recv_all(c->fd, head, HEAD_LEN, deadline_ns, lost, err);
+        k = recv_all(c, head, HEAD_LEN, deadline_ns, lost, err);
     if (k)
         return k;
     n = get_be(head + 1, 8);
     if (head[0] != TYPE_USER || n < ID_LEN || n - ID_LEN > LDR_WIRE_REPLY_MAX)
         return not_a_reply(err);
-    k = recv_all(c->fd, head + HEAD_LEN, ID_LEN, deadline_ns, lost, err);
+    k = recv_all(c, head + HEAD_LEN, ID_LEN, deadline_ns, lost, err);
     if (k)
         return k;
     if (get_be(head + HEAD_LEN, ID_LEN) != id)
@@ -230,7 +248,7 @@ enum larder_kind ldr_sp_exchange(struct ldr_sp *c, const void *request, size_t l
     body = malloc(n ? n : 1);
     if (!body)
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory for a reply of %zu bytes", (size_t)n);
-    k = recv_all(c->fd, body, n, deadline_ns, lost, err);
+    k = recv_all(c, body, n, deadline_ns, lost, err);
     if (k) {
         free(body);
         return k;

@@ -12,6 +12,9 @@
 struct ldr_sp {
     int fd; /* owned; nonblocking, close-on-exec; -1: closed */
     uint32_t next_id;
+    void (*idle)(
+        void *user); /* NULL, or called now and then while a reply is awaited; set by the owner once connected */
+    void *user;
 };
 
 /* Connect and shake hands. NO_AGENT: nobody listens. DENIED: the socket's rights. TIMEOUT. UNAVAILABLE: the peer is no

@@ -14,13 +14,16 @@
 
 #define SHARDS          LDR_VIEW_SHARDS
 #define BUCKETS         LDR_VIEW_BUCKETS
-#define KEPT_BYTES      (256 * LDR_MIB)
+#define KEPT_BYTES      (2 * LDR_GIB) /* of address space: eviction asks for it back (hdr's pressure) */
 #define HUGE_BYTES      (2 * LDR_MIB) /* large folios map with one entry only where file and address agree on this */
 #define MAP_COUNT_USUAL 65530
+#define RANGES_KEPT     32 /* of one object: they all hang in one chain */
 
 struct larder_object {
     _Alignas(16) const void *data; /* a copy's bytes stand behind the struct, aligned as malloc() would */
     size_t size;
+    uint64_t offset, total;
+    struct ldr_id id;  /* zero: not known */
     struct view *view; /* NULL: a copy */
     bool hit;
 };
@@ -30,12 +33,13 @@ struct view {
     uint32_t areas;
     struct ldr_views *home; /* counted */
     struct ldr_id id;
-    void *map;
+    uint64_t from; /* where the mapping begins in the object: with a block */
+    uint8_t *map;
     size_t len;
     /* under the shard's flag */
     struct view *next;
     bool used; /* since the hand came by */
-    /* what a hit on a kept mapping gets, so that it allocates nothing; always with view == this */
+    /* what a hit of the range that it was made for gets, so that it allocates nothing; always with view == this */
     struct larder_object as_hit;
 };
 
@@ -124,27 +128,23 @@ static void unref_list(struct view *w)
     }
 }
 
-static size_t block_len(const struct ldr_record *r, uint64_t block)
-{
-    uint64_t from = block << r->block_log2, left = r->size_bytes - from, full = UINT64_C(1) << r->block_log2;
-
-    return left < full ? left : full;
-}
-
 /* Open block `n`; its length is checked, as touching a mapping behind the end of the file would be SIGBUS in the host.
  */
-static enum ldr_hit block_open(int dirfd, const struct ldr_record *r, uint64_t n, int *out)
+static enum ldr_hit block_open(int dirfd, const struct ldr_record *r, uint32_t n, int *out, struct ldr_view_how *how)
 {
     char name[LDR_BLOCK_NAME_MAX];
     struct stat st;
     int fd;
 
-    ldr_block_name(&r->id, (uint32_t)n, name);
+    ldr_block_name(&r->id, n, name);
     fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY);
-    if (fd < 0)
-        return errno == ENOENT || errno == ELOOP || errno == ENXIO ? LDR_BLOCK_GONE : LDR_NO_CACHE;
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != block_len(r, n)) {
+    if (fd < 0) {
+        how->damaged = errno == ELOOP || errno == ENXIO;
+        return errno == ENOENT || how->damaged ? LDR_BLOCK_GONE : LDR_NO_CACHE;
+    }
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != ldr_record_block_len(r, n)) {
         close(fd);
+        how->damaged = true;
         return LDR_BLOCK_GONE;
     }
     *out = fd;
@@ -169,58 +169,82 @@ static uint8_t *reserve(size_t len)
     return start;
 }
 
-/* All blocks as one range; *out is unmapped by munmap(*out, r->size_bytes). */
-static enum ldr_hit map_blocks(int dirfd, const struct ldr_record *r, uint8_t **out)
+/* The blocks that a range lies in. */
+struct span {
+    uint32_t first, n;
+    uint64_t from; /* bytes of the object */
+    size_t len;
+};
+
+static struct span span_of(const struct ldr_record *r, const struct ldr_want *want)
 {
-    uint64_t n = ldr_record_blocks(r);
+    uint32_t first = (uint32_t)(want->offset >> r->block_log2);
+    uint32_t last = (uint32_t)((want->offset + want->length - 1) >> r->block_log2);
+    uint64_t from = (uint64_t)first << r->block_log2;
+    uint64_t to = ((uint64_t)last << r->block_log2) + ldr_record_block_len(r, last);
+
+    return (struct span){ first, last - first + 1, from, to - from };
+}
+
+/* They as one mapping; *out is unmapped by munmap(*out, s->len). */
+static enum ldr_hit map_blocks(int dirfd, const struct ldr_record *r, const struct span *s, uint8_t **out,
+                               struct ldr_view_how *how)
+{
     uint8_t *base = NULL;
     enum ldr_hit hit = LDR_HIT;
 
-    if (n > 1 || r->size_bytes >= HUGE_BYTES) {
-        base = reserve(r->size_bytes);
+    if (s->n > 1 || s->len >= HUGE_BYTES) {
+        base = reserve(s->len);
         if (!base)
             return LDR_NO_MEMORY;
     }
-    for (uint64_t i = 0; i < n && hit == LDR_HIT; i++) {
-        uint8_t *at = base ? base + (i << r->block_log2) : NULL;
+    for (uint32_t i = 0; i < s->n && hit == LDR_HIT; i++) {
+        uint8_t *at = base ? base + ((uint64_t)i << r->block_log2) : NULL;
         void *p;
         int fd;
 
-        hit = block_open(dirfd, r, i, &fd);
+        hit = block_open(dirfd, r, s->first + i, &fd, how);
         if (hit != LDR_HIT)
             break;
-        p = mmap(at, block_len(r, i), PROT_READ, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
-        close(fd); /* the mapping outlives the descriptor */
+        p = mmap(at, ldr_record_block_len(r, s->first + i), PROT_READ, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
         if (p == MAP_FAILED)
             hit = errno == ENOMEM ? LDR_NO_MEMORY : LDR_NO_CACHE;
         else if (!base)
             base = p;
+        close(fd); /* the mapping outlives the descriptor */
     }
     if (hit == LDR_HIT)
         *out = base;
     else if (base)
-        munmap(base, r->size_bytes);
+        munmap(base, s->len);
     return hit;
 }
 
-static enum ldr_hit read_blocks(int dirfd, const struct ldr_record *r, uint8_t *to)
+static enum ldr_hit read_blocks(int dirfd, const struct ldr_record *r, const struct ldr_want *want, uint8_t *to,
+                                struct ldr_view_how *how)
 {
-    uint64_t n = ldr_record_blocks(r);
+    uint64_t mask = (UINT64_C(1) << r->block_log2) - 1, at = want->offset, end = at + want->length;
 
-    for (uint64_t i = 0; i < n; i++) {
-        size_t len = block_len(r, i), done = 0;
+    while (at < end) {
+        uint32_t block = (uint32_t)(at >> r->block_log2);
+        size_t left = ldr_record_block_len(r, block) - (at & mask), done = 0;
+        size_t len = left < end - at ? left : end - at;
         ssize_t got = 0;
         int fd;
-        enum ldr_hit hit = block_open(dirfd, r, i, &fd);
+        enum ldr_hit hit = block_open(dirfd, r, block, &fd, how);
 
         if (hit != LDR_HIT)
             return hit;
-        while (done < len && ((got = pread(fd, to + done, len - done, (off_t)done)) > 0 || (got < 0 && errno == EINTR)))
+        while (done < len && ((got = pread(fd, to + done, len - done, (off_t)((at & mask) + done))) > 0 ||
+                              (got < 0 && errno == EINTR)))
             done += got > 0 ? (size_t)got : 0;
         close(fd);
-        if (done < len)
-            return LDR_BLOCK_GONE; /* cut short, or a disk that cannot read it any more */
+        if (done < len) { /* cut short, or a disk that cannot read it any more */
+            how->damaged = true;
+            return LDR_BLOCK_GONE;
+        }
         to += len;
+        at += len;
     }
     return LDR_HIT;
 }
@@ -240,8 +264,14 @@ static struct shard *shard_of(struct ldr_views *v, const struct ldr_id *id, unsi
     return &v->shard[slot / BUCKETS];
 }
 
-/* The kept mapping of `id`, with a count for the caller; NULL: none, or somebody is at work there. */
-static struct view *kept_find(struct ldr_views *v, const struct ldr_record *r)
+static bool covers(const struct view *w, const struct ldr_id *id, uint64_t from, uint64_t len)
+{
+    return !memcmp(w->id.b, id->b, sizeof w->id.b) && from >= w->from && len <= w->len &&
+           from - w->from <= w->len - len;
+}
+
+/* A kept mapping of the range, with a count for the caller; NULL: none, or somebody is at work there. */
+static struct view *kept_find(struct ldr_views *v, const struct ldr_record *r, const struct ldr_want *want)
 {
     unsigned bucket;
     struct shard *s = shard_of(v, &r->id, &bucket);
@@ -250,7 +280,7 @@ static struct view *kept_find(struct ldr_views *v, const struct ldr_record *r)
     if (!shard_try(s))
         return NULL;
     for (w = s->bucket[bucket]; w; w = w->next)
-        if (!memcmp(w->id.b, r->id.b, sizeof w->id.b) && w->len == r->size_bytes)
+        if (covers(w, &r->id, want->offset, want->length))
             break;
     if (w) {
         atomic_fetch_add_explicit(&w->refs, 1, memory_order_relaxed);
@@ -300,6 +330,19 @@ static void make_room(struct ldr_views *v, struct shard *s, uint64_t areas, uint
     }
 }
 
+/* Drop from the chain what `w` makes superfluous, and of many ranges of its object the oldest. Under the shard's flag. */
+static void drop_siblings(struct ldr_views *v, const struct view *w, struct view **at, struct view **list)
+{
+    unsigned n = 1;
+
+    while (*at)
+        if (!memcmp((*at)->id.b, w->id.b, sizeof w->id.b) && view_idle(*at) &&
+            (covers(w, &(*at)->id, (*at)->from, (*at)->len) || ++n > RANGES_KEPT))
+            unkeep(v, at, list);
+        else
+            at = &(*at)->next;
+}
+
 /* Keep a new mapping, if there is room and nobody is at work. Limits are met before the insertion, as seen here:
  * threads that keep at the same moment may pass them by one object each. */
 static void keep(struct ldr_views *v, struct view *w)
@@ -310,9 +353,10 @@ static void keep(struct ldr_views *v, struct view *w)
 
     if (w->areas > v->max_kept_areas || w->len > KEPT_BYTES || !shard_try(s))
         return;
-    for (have = s->bucket[bucket]; have && memcmp(have->id.b, w->id.b, sizeof w->id.b);)
+    for (have = s->bucket[bucket]; have && !covers(have, &w->id, w->from, w->len);)
         have = have->next;
     if (!have) {
+        drop_siblings(v, w, &s->bucket[bucket], &dropped);
         make_room(v, s, w->areas, w->len, &dropped);
         for (struct shard *o = v->shard; o < v->shard + SHARDS && full(v, w->areas, w->len); o++)
             if (o != s && shard_try(o)) { /* tried, so two threads cannot wait for each other */
@@ -384,92 +428,110 @@ void ldr_views_free(struct ldr_views **pv)
 
 /* ---- objects ---- */
 
-struct larder_object *ldr_object_new(size_t size, bool asked, uint8_t **data)
+struct larder_object *ldr_object_new(size_t size, uint8_t **data)
 {
     struct larder_object *o = size <= SIZE_MAX - sizeof *o ? malloc(sizeof *o + size) : NULL;
 
     if (!o)
         return NULL;
     *data = (uint8_t *)(o + 1);
-    *o = (struct larder_object){ .data = *data, .size = size, .hit = !asked };
+    *o = (struct larder_object){ .data = *data, .size = size };
     return o;
 }
 
-/* An object of a mapping whose count is the caller's: the one that the mapping carries, or, when the agent was asked,
- * one that says so. */
-static enum ldr_hit object_of(struct view *w, bool asked, struct larder_object **out)
+void ldr_object_describe(struct larder_object *o, bool hit, const struct ldr_id *id, uint64_t offset, uint64_t total)
+{
+    o->hit = hit;
+    o->id = id ? *id : (struct ldr_id){ { 0 } };
+    o->offset = offset;
+    o->total = total;
+}
+
+/* An object of a mapping whose count is the caller's: the one that the mapping carries, or, when the agent was asked
+ * or another range is wanted, one that says so. */
+static enum ldr_hit object_of(struct view *w, const struct ldr_record *r, const struct ldr_want *want,
+                              struct larder_object **out)
 {
     uint8_t *none;
 
-    if (!asked) {
+    if (!want->asked && w->as_hit.offset == want->offset && w->as_hit.size == want->length) {
         *out = &w->as_hit;
         return LDR_HIT;
     }
-    *out = ldr_object_new(0, true, &none);
+    *out = ldr_object_new(0, &none);
     if (!*out) {
         view_unref(w);
         return LDR_NO_MEMORY;
     }
-    (*out)->data = w->map;
-    (*out)->size = w->len;
+    (*out)->data = w->map + (want->offset - w->from);
+    (*out)->size = want->length;
     (*out)->view = w;
+    ldr_object_describe(*out, !want->asked, &r->id, want->offset, r->size_bytes);
     return LDR_HIT;
 }
 
-static enum ldr_hit get_copy(int dirfd, const struct ldr_record *r, bool asked, struct larder_object **out)
+static enum ldr_hit get_copy(int dirfd, const struct ldr_record *r, const struct ldr_want *want,
+                             struct ldr_view_how *how, struct larder_object **out)
 {
     uint8_t *data;
-    struct larder_object *o = ldr_object_new(r->size_bytes, asked, &data);
-    enum ldr_hit hit = o ? read_blocks(dirfd, r, data) : LDR_NO_MEMORY;
+    struct larder_object *o = ldr_object_new(want->length, &data);
+    enum ldr_hit hit = o ? read_blocks(dirfd, r, want, data, how) : LDR_NO_MEMORY;
 
-    if (hit == LDR_HIT)
-        *out = o;
-    else
+    if (hit != LDR_HIT) {
         free(o);
-    return hit;
+        return hit;
+    }
+    ldr_object_describe(o, !want->asked, &r->id, want->offset, r->size_bytes);
+    *out = o;
+    return LDR_HIT;
 }
 
-enum ldr_hit ldr_views_get(struct ldr_views *v, int dirfd, const struct ldr_record *r, bool asked, bool *kept,
-                           struct larder_object **out)
+enum ldr_hit ldr_views_get(struct ldr_views *v, int dirfd, const struct ldr_record *r, const struct ldr_want *want,
+                           struct ldr_view_how *how, struct larder_object **out)
 {
-    struct view *w = kept_find(v, r);
-    uint64_t areas = ldr_record_blocks(r);
+    struct view *w;
+    struct span s;
     enum ldr_hit hit;
     uint8_t *map;
 
-    *kept = w != NULL;
+    if (want->length == 0)
+        return get_copy(dirfd, r, want, how, out);
+    w = kept_find(v, r, want);
+    how->kept = w != NULL;
     if (w)
-        return object_of(w, asked, out);
-    if (areas == 0)
-        return get_copy(dirfd, r, asked, out);
-    if (atomic_fetch_add_explicit(&v->areas, areas, memory_order_relaxed) + areas > v->max_areas) {
-        atomic_fetch_sub_explicit(&v->areas, areas, memory_order_relaxed);
-        return get_copy(dirfd, r, asked, out);
+        return object_of(w, r, want, out);
+    s = span_of(r, want);
+    if (atomic_fetch_add_explicit(&v->areas, s.n, memory_order_relaxed) + s.n > v->max_areas) {
+        atomic_fetch_sub_explicit(&v->areas, s.n, memory_order_relaxed);
+        return get_copy(dirfd, r, want, how, out);
     }
     w = malloc(sizeof *w);
-    hit = w ? map_blocks(dirfd, r, &map) : LDR_NO_MEMORY;
+    hit = w ? map_blocks(dirfd, r, &s, &map, how) : LDR_NO_MEMORY;
     if (hit != LDR_HIT) {
         free(w);
-        atomic_fetch_sub_explicit(&v->areas, areas, memory_order_relaxed);
-        return hit == LDR_NO_MEMORY ? get_copy(dirfd, r, asked, out)
+        atomic_fetch_sub_explicit(&v->areas, s.n, memory_order_relaxed);
+        return hit == LDR_NO_MEMORY ? get_copy(dirfd, r, want, how, out)
                                     : hit; /* address space, not memory, may be short */
     }
-    *w = (struct view){ .areas = (uint32_t)areas, .home = v, .id = r->id, .map = map, .len = r->size_bytes };
-    w->as_hit = (struct larder_object){ .data = map, .size = w->len, .view = w, .hit = true };
+    *w = (struct view){ .areas = s.n, .home = v, .id = r->id, .from = s.from, .map = map, .len = s.len };
+    w->as_hit = (struct larder_object){ .data = map + (want->offset - s.from), .size = want->length, .view = w };
+    ldr_object_describe(&w->as_hit, true, &r->id, want->offset, r->size_bytes);
     atomic_init(&w->refs, 1);
     atomic_fetch_add_explicit(&v->refs, 1, memory_order_relaxed);
-    keep(v, w);
-    return object_of(w, asked, out);
+    if (want->keep)
+        keep(v, w);
+    return object_of(w, r, want, out);
 }
 
-enum ldr_hit ldr_views_read(struct ldr_views *v, int dirfd, const struct ldr_record *r, void *buf, bool *kept)
+enum ldr_hit ldr_views_read(struct ldr_views *v, int dirfd, const struct ldr_record *r, const struct ldr_want *want,
+                            void *buf, struct ldr_view_how *how)
 {
-    struct view *w = kept_find(v, r);
+    struct view *w = want->length ? kept_find(v, r, want) : NULL;
 
-    *kept = w != NULL;
+    how->kept = w != NULL;
     if (!w)
-        return read_blocks(dirfd, r, buf);
-    memcpy(buf, w->map, w->len);
+        return read_blocks(dirfd, r, want, buf, how);
+    memcpy(buf, w->map + (want->offset - w->from), want->length);
     view_unref(w);
     return LDR_HIT;
 }
@@ -482,6 +544,21 @@ const void *larder_object_data(const struct larder_object *o)
 size_t larder_object_size(const struct larder_object *o)
 {
     return o->size;
+}
+
+uint64_t larder_object_offset(const struct larder_object *o)
+{
+    return o->offset;
+}
+
+uint64_t larder_object_total(const struct larder_object *o)
+{
+    return o->total;
+}
+
+void larder_object_id(const struct larder_object *o, uint64_t id[2])
+{
+    memcpy(id, o->id.b, sizeof o->id.b);
 }
 
 int larder_object_was_hit(const struct larder_object *o)

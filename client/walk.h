@@ -24,7 +24,7 @@ enum ldr_hit {
     LDR_GEN_GONE,   /* this generation was given up: reopen by path */
     LDR_DAMAGED,    /* the record fails its checks */
     LDR_STALE,      /* the record is there and its time is over */
-    LDR_BLOCK_GONE, /* the record is there, a block file is not, or has another length */
+    LDR_BLOCK_GONE, /* the record is there, a block file that is wanted is not, or is damaged */
     LDR_NO_CACHE,   /* this process cannot read the cache, or this object of it */
     LDR_NO_MEMORY
 };

@@ -108,7 +108,7 @@ static void by_larder_counts(void *state, struct larder_counts *out)
 {
     struct by_larder *s = state;
 
-    larder_get_counts(s->l, out);
+    larder_get_counts(s->l, out, sizeof *out);
     out->hits += s->before.hits;
     out->asks += s->before.asks;
     out->kept += s->before.kept;

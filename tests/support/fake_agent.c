@@ -63,6 +63,8 @@ static void reply_init(struct fake_reply *r)
     larder__wire__bytes__init(&r->bytes);
     larder__wire__meta__init(&r->meta);
     larder__wire__status_reply__init(&r->items);
+    larder__wire__page__init(&r->page);
+    larder__wire__many__init(&r->many);
     r->raw = NULL;
     r->raw_len = 0;
 }
@@ -206,4 +208,29 @@ void fake_meta(struct fake_reply *r, const struct ldr_meta *meta)
     ldr_wire_set_meta(meta, &r->meta);
     r->msg.body_case = LARDER__WIRE__REPLY__BODY_META;
     r->msg.meta = &r->meta;
+}
+
+void fake_page(struct fake_reply *r, Larder__Wire__Entry **entry, size_t n, const char *next)
+{
+    r->page.entry = entry;
+    r->page.n_entry = n;
+    r->page.next = (char *)(uintptr_t)next;
+    r->msg.body_case = LARDER__WIRE__REPLY__BODY_PAGE;
+    r->msg.page = &r->page;
+}
+
+void fake_many(struct fake_reply *r, Larder__Wire__ManyItem **item, size_t n)
+{
+    r->many.item = item;
+    r->many.n_item = n;
+    r->msg.body_case = LARDER__WIRE__REPLY__BODY_MANY;
+    r->msg.many = &r->many;
+}
+
+void fake_items(struct fake_reply *r, Larder__Wire__StatusItem **item, size_t n)
+{
+    r->items.item = item;
+    r->items.n_item = n;
+    r->msg.body_case = LARDER__WIRE__REPLY__BODY_STATUS_REPLY;
+    r->msg.status_reply = &r->items;
 }

@@ -22,6 +22,8 @@ struct fake_reply {
     Larder__Wire__Bytes bytes;
     Larder__Wire__Meta meta;
     Larder__Wire__StatusReply items;
+    Larder__Wire__Page page;
+    Larder__Wire__Many many;
     const void *raw;
     size_t raw_len;
 };
@@ -48,5 +50,8 @@ void fake_bytes(struct fake_reply *r, const void *data, size_t len, uint64_t off
                 const char *why);
 void fake_fail(struct fake_reply *r, enum larder_kind kind, const char *message);
 void fake_meta(struct fake_reply *r, const struct ldr_meta *meta);
+void fake_page(struct fake_reply *r, Larder__Wire__Entry **entry, size_t n, const char *next);
+void fake_many(struct fake_reply *r, Larder__Wire__ManyItem **item, size_t n);
+void fake_items(struct fake_reply *r, Larder__Wire__StatusItem **item, size_t n);
 
 #endif

@@ -1,6 +1,7 @@
 /* mini_index.c - see mini_index.h. */
 #include "tests/support/mini_index.h"
 #include "common/hash.h"
+#include "common/touch.h"
 #include "common/uri.h"
 
 #include <errno.h>
@@ -150,20 +151,24 @@ static size_t key_of(const char *uri, char text[LDR_URI_MAX + 1], uint8_t key[LD
     return ldr_index_key(text, ldr_uri_text(&u, text), key);
 }
 
-static void write_blocks(const struct mini *m, const struct ldr_id *id, const struct mini_object *o)
+void mini_fill_block(const struct mini *m, const struct ldr_id *id, const struct mini_object *o, uint32_t n)
 {
-    size_t size = (size_t)1 << o->block_log2;
+    size_t size = (size_t)1 << o->block_log2, left = o->len - n * size;
     char path[MINI_PATH_MAX];
 
-    for (uint32_t n = 0; (size_t)n * size < o->len; n++) {
-        size_t left = o->len - n * size;
+    mini_block_path(m, id, n, path);
+    *strrchr(path, '/') = '\0';
+    MUST(mkdir(path, 0750) == 0 || errno == EEXIST);
+    mini_block_path(m, id, n, path);
+    write_file(path, (const char *)o->data + n * size, left < size ? left : size, 0440);
+}
 
-        mini_block_path(m, id, n, path);
-        *strrchr(path, '/') = '\0';
-        MUST(mkdir(path, 0750) == 0 || errno == EEXIST);
-        mini_block_path(m, id, n, path);
-        write_file(path, (const char *)o->data + n * size, left < size ? left : size, 0440);
-    }
+void mini_drop_block(const struct mini *m, const struct ldr_id *id, uint32_t n)
+{
+    char path[MINI_PATH_MAX];
+
+    mini_block_path(m, id, n, path);
+    MUST(unlink(path) == 0);
 }
 
 struct ldr_id mini_add(struct mini *m, const char *uri, const struct mini_object *o)
@@ -178,7 +183,8 @@ struct ldr_id mini_add(struct mini *m, const char *uri, const struct mini_object
                             .size_bytes = o->len,
                             .fresh_until_ns = o->fresh_until_ns ? o->fresh_until_ns : LDR_FRESH_ALWAYS,
                             .last_modified_s = o->last_modified_s,
-                            .block_log2 = o->block_log2 };
+                            .block_log2 = o->block_log2,
+                            .prefix = o->prefix };
 
     memset(r.id.b, 0x11, 8);
     for (int i = 0; i < 8; i++)
@@ -194,8 +200,8 @@ struct ldr_id mini_add(struct mini *m, const char *uri, const struct mini_object
         r.payload_len = o->len;
         r.payload_hash = ldr_hash64(o->data, o->len);
     }
-    if (o->block_log2)
-        write_blocks(m, &r.id, o);
+    for (uint32_t n = 0; o->block_log2 && (size_t)n << o->block_log2 < o->len; n++)
+        mini_fill_block(m, &r.id, o, n);
     MUST((packed = malloc(ldr_record_len(&r))) != NULL);
     ldr_record_pack(&r, key, key_len, packed);
     mini_put(m, key, key_len, packed, ldr_record_len(&r));
@@ -241,6 +247,20 @@ void mini_block_path(const struct mini *m, const struct ldr_id *id, uint32_t n, 
 
     ldr_block_name(id, n, name);
     snprintf(out, MINI_PATH_MAX, "%s/%s", m->dir, name);
+}
+
+int mini_touch(struct mini *m, uint64_t bits)
+{
+    char path[MINI_PATH_MAX];
+    int fd;
+
+    snprintf(path, sizeof path, "%s/" LDR_NAME_RW, m->dir);
+    MUST(mkdir(path, 0750) == 0);
+    snprintf(path, sizeof path, "%s/" LDR_NAME_TOUCH, m->dir);
+    fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0660);
+    MUST(fd >= 0 && posix_fallocate(fd, 0, (off_t)ldr_touch_file_bytes(bits)) == 0);
+    m->hdr->touch_bits = bits;
+    return fd;
 }
 
 void mini_retire(struct mini *m)

@@ -28,6 +28,7 @@ struct mini_object {
     uint32_t boot;           /* 0: the boot of this cache */
     uint32_t flags;          /* beside LDR_FLAG_INLINE */
     int64_t last_modified_s;
+    uint8_t prefix;              /* slot of the touch page's counters */
     const struct ldr_meta *meta; /* NULL: no fields */
     const char *other_key;       /* not NULL: LDR_TAG_KEY of a long reference is this, not its own text */
 };
@@ -48,6 +49,11 @@ uint64_t mini_publish(struct mini *m);
 #define MINI_PATH_MAX 300
 /* The path of block `n` of an object. */
 void mini_block_path(const struct mini *m, const struct ldr_id *id, uint32_t n, char out[MINI_PATH_MAX]);
+/* Block `n` goes, as if it were evicted (or had never been fetched); or comes (back), with the bytes of `o`. */
+void mini_drop_block(const struct mini *m, const struct ldr_id *id, uint32_t n);
+void mini_fill_block(const struct mini *m, const struct ldr_id *id, const struct mini_object *o, uint32_t n);
+/* A touch page of so many bits (touch.h), before a client opens this generation; returns its descriptor. */
+int mini_touch(struct mini *m, uint64_t bits);
 /* Mark the generation retired (cur = floor = LDR_RETIRED). */
 void mini_retire(struct mini *m);
 /* A new, empty generation in new files, named by `format`; the old one is left as it is (see mini_retire). */

@@ -243,7 +243,8 @@ static enum fake_action say_status(void *user, const ldr_wire_request *req, stru
     static Larder__Wire__StatusItem a, b, *items[] = { &a, &b };
 
     (void)user;
-    if (req->body_case != LARDER__WIRE__REQUEST__BODY_STATUS)
+    if (req->body_case != LARDER__WIRE__REQUEST__BODY_STATUS &&
+        (req->body_case != LARDER__WIRE__REQUEST__BODY_WHY || strcmp(req->why->key, "s3://b/k")))
         return FAKE_CLOSE;
     larder__wire__status_item__init(&a);
     larder__wire__status_item__init(&b);
@@ -253,10 +254,7 @@ static enum fake_action say_status(void *user, const ldr_wire_request *req, stru
     b.name = (char *)(uintptr_t) "objects";
     b.value_case = LARDER__WIRE__STATUS_ITEM__VALUE_NUMBER;
     b.number = 12;
-    r->msg.body_case = LARDER__WIRE__REPLY__BODY_STATUS_REPLY;
-    r->msg.status_reply = &r->items;
-    r->items.n_item = 2;
-    r->items.item = items;
+    fake_items(r, items, 2);
     return FAKE_SEND;
 }
 
@@ -274,4 +272,17 @@ Test(ask, status_gives_each_item_in_order)
     fake_start(&agent, dir, answer, NULL);
     cr_expect(eq(int, larder_status(l, WAIT, see, &s, &err), LARDER_UNAVAILABLE), "another kind of answer");
     cr_expect(eq(int, larder_status(l, 0, see, &s, &err), LARDER_TIMEOUT));
+}
+
+Test(ask, why_gives_the_items_of_an_object)
+{
+    struct status_seen s = { 0 };
+
+    fake_stop(&agent);
+    fake_start(&agent, dir, say_status, NULL);
+    cr_expect(eq(int, larder_why(l, "S3://b/k", WAIT, see, &s, &err), LARDER_OK));
+    cr_expect(eq(str, s.text, (char *)"version=1/0 objects=-/12 "));
+    cr_expect(eq(int, larder_why(l, "nonsense", WAIT, see, &s, &err), LARDER_INVALID));
+    cr_expect(eq(int, larder_why(l, "s3://b/k", 0, see, &s, &err), LARDER_TIMEOUT));
+    cr_expect(eq(int, s.n, 2));
 }

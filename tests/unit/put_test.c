@@ -21,14 +21,14 @@ static struct larder_err err;
 static struct {
     uint8_t *data;
     size_t len;
-    int puts, parts, aborts, deletes;
+    int puts, parts, aborts, deletes, copies;
     uint64_t upload_id;
     bool create_only;
-    char key[200];
+    char key[200], from[200];
     uint8_t fields[1000];
     size_t fields_len;
-    enum larder_kind fail_put, fail_part, fail_delete;
-    enum fake_action at_put, at_part;
+    enum larder_kind fail_put, fail_part, fail_delete, fail_copy;
+    enum fake_action at_put, at_part, at_copy;
 } got;
 
 static enum fake_action answer(void *user, const ldr_wire_request *req, struct fake_reply *r)
@@ -72,6 +72,13 @@ static enum fake_action answer(void *user, const ldr_wire_request *req, struct f
         if (got.fail_delete)
             fake_fail(r, got.fail_delete, "no");
         return FAKE_SEND;
+    case LARDER__WIRE__REQUEST__BODY_COPY:
+        got.copies++;
+        snprintf(got.from, sizeof got.from, "%s", req->copy->from);
+        snprintf(got.key, sizeof got.key, "%s", req->copy->to);
+        if (got.fail_copy)
+            fake_fail(r, got.fail_copy, "no");
+        return got.at_copy;
     default:
         return FAKE_CLOSE;
     }
@@ -241,6 +248,26 @@ Test(put, a_delete_of_what_is_not_there_is_done)
     cr_expect(eq(int, got.deletes, 3));
     cr_expect(eq(int, larder_delete(l, "nonsense", WAIT, &err), LARDER_INVALID));
     cr_expect(eq(int, larder_delete(l, URI, 0, &err), LARDER_TIMEOUT));
+}
+
+Test(put, a_copy_names_both_objects_and_is_sent_once)
+{
+    cr_assert(eq(int, larder_copy(l, "S3://bucket/a?b", URI, WAIT, &err), LARDER_OK), "%s", err.msg);
+    cr_expect(eq(str, got.from, (char *)"s3://bucket/a?b"));
+    cr_expect(eq(str, got.key, (char *)URI));
+    got.fail_copy = LARDER_NOT_FOUND;
+    cr_expect(eq(int, larder_copy(l, "s3://bucket/a", URI, WAIT, &err), LARDER_NOT_FOUND), "unlike a delete");
+    got.copies = 0;
+    got.at_copy = FAKE_CLOSE;
+    cr_expect(eq(int, larder_copy(l, "s3://bucket/a", URI, WAIT, &err), LARDER_OUTCOME_UNKNOWN));
+    cr_expect(eq(int, got.copies, 1));
+    got.at_copy = FAKE_HANG;
+    cr_expect(eq(int, larder_copy(l, "s3://bucket/a", URI, 50, &err), LARDER_OUTCOME_UNKNOWN));
+    got.copies = 0;
+    cr_expect(eq(int, larder_copy(l, "nonsense", URI, WAIT, &err), LARDER_INVALID));
+    cr_expect(eq(int, larder_copy(l, "s3://bucket/a", NULL, WAIT, &err), LARDER_INVALID));
+    cr_expect(eq(int, larder_copy(l, "s3://bucket/a", URI, 0, &err), LARDER_TIMEOUT));
+    cr_expect(eq(int, got.copies, 0));
 }
 
 Test(put, references_of_flyte_are_split_and_joined)

@@ -1,0 +1,143 @@
+/* many.c - larder_get_many(): what the cache has, at once; the rest is asked for by up to 256 keys a request, so that the
+ * agent fetches them side by side, and then read from the cache. Any thread. */
+#include "client/client.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define KEY_OVERHEAD  4    /* of a key in the message: its tag and length */
+#define MESSAGE_SPARE 1024 /* for what else a request carries */
+
+/* Keys of one request. */
+struct batch {
+    size_t n, used;
+    size_t index[LDR_WIRE_MANY]; /* of the result */
+    char *key[LDR_WIRE_MANY];    /* in `texts` */
+    char texts[LDR_WIRE_REQUEST_MAX - MESSAGE_SPARE];
+};
+
+/* A result that is still to be found: no failure, no object. */
+static bool is_open(const struct larder_result *r)
+{
+    return r->kind == LARDER_OK && !r->object;
+}
+
+/* False: the request has no room for it. */
+static bool batch_add(struct batch *b, size_t index, const char *text)
+{
+    size_t n = strlen(text) + 1;
+
+    if (b->n == LDR_WIRE_MANY || n + KEY_OVERHEAD > sizeof b->texts - b->used)
+        return false;
+    b->index[b->n] = index;
+    b->key[b->n++] = memcpy(b->texts + b->used, text, n);
+    b->used += n + KEY_OVERHEAD;
+    return true;
+}
+
+/* What became of one object: the agent's word, as a failure or as the record to look at. */
+static void take_item(struct larder *l, const char *uri, const Larder__Wire__ManyItem *item, struct larder_result *out)
+{
+    ldr_wire_reply as_reply = LARDER__WIRE__REPLY__INIT;
+    struct ldr_id id;
+    enum ldr_hit hit;
+
+    as_reply.status = item->status;
+    out->kind = ldr_wire_status(&as_reply, &out->err);
+    if (out->kind || item->object_id.len != sizeof id.b)
+        return;
+    memcpy(id.b, item->object_id.data, sizeof id.b);
+    out->kind = ldr_get_cached(l, uri, &id, &hit, &out->object, &out->err);
+}
+
+/* Ask for all of them at once. What then still is open (too large for the cache, or gone from it again) is got singly. */
+static void batch_get(struct larder *l, struct batch *b, const char *const uris[], int64_t deadline_ns,
+                      struct larder_result out[])
+{
+    Larder__Wire__GetMany many = LARDER__WIRE__GET_MANY__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    struct larder_err why = { 0 };
+    ldr_wire_reply *reply = NULL;
+    enum larder_kind k;
+
+    req.body_case = LARDER__WIRE__REQUEST__BODY_GET_MANY;
+    req.get_many = &many;
+    many.n_key = b->n;
+    many.key = b->key;
+    k = ldr_ask(l, &req, LDR_ASK_READ, deadline_ns, &reply, &why);
+    if (!k && (reply->body_case != LARDER__WIRE__REPLY__BODY_MANY || reply->many->n_item != b->n))
+        k = ldr_answer_unknown(&why);
+    for (size_t i = 0; i < b->n; i++) {
+        struct larder_result *r = &out[b->index[i]];
+
+        if (!k)
+            take_item(l, uris[b->index[i]], reply->many->item[i], r);
+        else if (k != LARDER_UNSUPPORTED) { /* which an agent of an older release says */
+            r->kind = k;
+            r->err = why;
+        }
+    }
+    if (reply)
+        larder__wire__reply__free_unpacked(reply, NULL);
+    for (size_t i = 0; i < b->n; i++) {
+        struct larder_result *r = &out[b->index[i]];
+
+        if (is_open(r))
+            r->kind = ldr_get_by(l, uris[b->index[i]], deadline_ns, &r->object, &r->err);
+    }
+    b->n = b->used = 0;
+}
+
+/* All that the cache did not have. */
+static enum larder_kind get_open(struct larder *l, const char *const uris[], size_t n, int64_t deadline_ns,
+                                 struct larder_result out[], struct larder_err *err)
+{
+    struct batch *b = malloc(sizeof *b);
+    char text[LDR_URI_MAX + 1];
+
+    if (!b)
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory for a request");
+    b->n = b->used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!is_open(&out[i]) || ldr_canonical(uris[i], text, NULL))
+            continue;
+        if (!batch_add(b, i, text)) {
+            batch_get(l, b, uris, deadline_ns, out);
+            batch_add(b, i, text);
+        }
+    }
+    if (b->n)
+        batch_get(l, b, uris, deadline_ns, out);
+    free(b);
+    return LARDER_OK;
+}
+
+enum larder_kind larder_get_many(struct larder *l, const char *const uris[], size_t n, int timeout_ms,
+                                 struct larder_result out[], struct larder_err *err)
+{
+    struct larder_err why = { 0 };
+    size_t open = 0;
+    enum larder_kind k = LARDER_OK;
+
+    for (size_t i = 0; i < n; i++) {
+        enum ldr_hit hit;
+
+        out[i] = (struct larder_result){ 0 };
+        out[i].kind = ldr_get_cached(l, uris[i], NULL, &hit, &out[i].object, &out[i].err);
+        open += is_open(&out[i]);
+    }
+    if (open)
+        k = get_open(l, uris, n, ldr_call_deadline(timeout_ms), out, &why);
+    for (size_t i = 0; i < n && k; i++)
+        if (is_open(&out[i])) {
+            out[i].kind = k;
+            out[i].err = why;
+        }
+    for (size_t i = 0; i < n; i++)
+        if (out[i].kind) {
+            if (err)
+                *err = out[i].err;
+            return out[i].kind;
+        }
+    return LARDER_OK;
+}

@@ -1,0 +1,591 @@
+/* load_test.c - objects of many blocks on their way into the cache: which requests are made, who waits for what, one
+ * version or none (load.c, fetch.c). Blocks of 64 KiB. Objects of one block: flight_test.c. */
+#include "agent/known.h"
+#include "agent/load.h"
+#include "common/clock.h"
+#include "tests/support/domain_fixture.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KEY   "mem://b/k"
+#define BLOCK (64 * LDR_KIB)
+
+/* of the one test that this process runs */
+static char dir[TEST_DIR_MAX];
+static struct domain_fixture f;
+static struct larder_err err;
+static uint8_t *body;
+
+/* What the store was asked for, in order. */
+static struct {
+    unsigned n;
+    struct {
+        bool ranged, conditional;
+        uint64_t offset, length;
+        char if_match[16];
+    } get[64];
+} asked;
+
+static void note_op(void *user, const struct ldr_op *op)
+{
+    (void)user;
+    if (op->what != LDR_OP_GET || asked.n == LDR_ARRAY_LEN(asked.get))
+        return;
+    asked.get[asked.n].ranged = op->ranged;
+    asked.get[asked.n].conditional = op->if_none_match != NULL;
+    asked.get[asked.n].offset = op->offset;
+    asked.get[asked.n].length = op->length;
+    strncpy(asked.get[asked.n].if_match, op->if_match ? op->if_match : "", 15);
+    asked.n++;
+}
+
+static void open_domain(const struct domain_options *o)
+{
+    domain_open(&f, dir, o);
+    fake_on_op(f.store, note_op, NULL);
+}
+
+static void make_domain(void)
+{
+    test_dir_make(dir);
+    body = malloc(64 * BLOCK);
+    for (size_t i = 0; i < 64 * BLOCK; i++)
+        body[i] = (uint8_t)(i * 13 + i / 257 + i / BLOCK);
+    open_domain(&(struct domain_options){ .block_size = BLOCK });
+}
+
+static void end_domain(void)
+{
+    bool sound = domain_close(&f);
+
+    free(body);
+    test_dir_remove(dir);
+    cr_assert(sound, "something is left: see stderr");
+}
+
+TestSuite(load, .init = make_domain, .fini = end_domain, .timeout = 60);
+
+struct asker {
+    struct ldr_waiter w;
+    bool answered;
+    enum larder_kind kind;
+    bool in_cache;
+    struct ldr_id id;
+    uint64_t size;
+    char why[200];
+};
+
+static void answer(struct ldr_waiter *w, const struct ldr_answer *ans)
+{
+    struct asker *a = LDR_CONTAINER(w, struct asker, w);
+
+    cr_expect(not(a->answered), "once");
+    a->answered = true;
+    a->kind = ans->kind;
+    if (ans->kind)
+        return;
+    a->in_cache = ans->in_cache;
+    a->id = ans->id;
+    a->size = ans->meta->size_bytes;
+    strcpy(a->why, ans->why);
+}
+
+static struct asker *ask(uint64_t offset, uint64_t length)
+{
+    struct asker *a = calloc(1, sizeof *a);
+    struct ldr_name *n = domain_name(&f, KEY);
+
+    a->w.answer = answer;
+    a->w.offset = offset;
+    a->w.length = length;
+    cr_assert(eq(int, ldr_flight_object(&f.domain, n, &a->w, &err), LARDER_OK));
+    ldr_name_unref(&n);
+    return a;
+}
+
+static enum larder_kind end_of(struct asker *a)
+{
+    cr_assert(domain_run_until(&f, &a->answered), "no answer");
+    return a->kind;
+}
+
+static void store_holds(const void *p, uint64_t size, const char *validator)
+{
+    fake_say(f.store, LDR_OP_GET, (struct fake_answer){ .body = p, .size = size, .validator = validator });
+}
+
+/* Are the blocks [first, last] there under the id that the asker was told, with the bytes of `p`? */
+static void expect_blocks(const struct asker *a, const uint8_t *p, uint32_t first, uint32_t last)
+{
+    struct ldr_record r;
+
+    cr_assert(domain_find(&f, KEY, &r));
+    cr_assert(eq(int, memcmp(&r.id, &a->id, sizeof r.id), 0));
+    for (uint32_t b = first; b <= last; b++) {
+        uint64_t len = ldr_record_block_len(&r, b);
+        uint8_t *have = malloc(len);
+        int fd = ldr_blocks_open(&f.domain.blocks, &r, b);
+
+        cr_assert(ge(int, fd, 0), "block %u", b);
+        cr_expect(pread(fd, have, len, 0) == (ssize_t)len && !memcmp(have, p + (uint64_t)b * BLOCK, len), "block %u",
+                  b);
+        close(fd);
+        free(have);
+    }
+}
+
+static uint32_t blocks_there(void)
+{
+    uint8_t there[LDR_BLOCKS_MAX];
+    struct ldr_record r;
+
+    if (!domain_find(&f, KEY, &r))
+        return 0;
+    return ldr_reader_blocks(f.domain.reader, &r.id, 0, (uint32_t)ldr_record_blocks(&r), there);
+}
+
+/* ---- requests ---- */
+
+Test(load, an_object_of_many_blocks_comes_by_one_request_a_block_each_for_the_same_version)
+{
+    struct asker *a;
+
+    store_holds(body, 5 * BLOCK - 7, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_expect(a->in_cache);
+    cr_expect(eq(u64, a->size, 5 * BLOCK - 7));
+    expect_blocks(a, body, 0, 4);
+    cr_assert(eq(uint, asked.n, 5));
+    cr_expect(eq(str, asked.get[0].if_match, ""), "the first asks what there is");
+    for (unsigned i = 0; i < 5; i++) {
+        cr_expect(asked.get[i].ranged);
+        cr_expect(i == 0 || !strcmp(asked.get[i].if_match, "\"v1\""));
+    }
+    cr_expect(eq(u64, atomic_load(&f.domain.counters.store_bytes_in), 5 * BLOCK - 7), "no byte twice");
+    free(a);
+}
+
+Test(load, a_range_fetches_its_blocks_alone)
+{
+    struct asker *a, *b;
+
+    store_holds(body, 20 * BLOCK, "\"v1\"");
+    a = ask(7 * BLOCK + 5, BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    expect_blocks(a, body, 7, 8);
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, blocks_there(), 2));
+    cr_expect(eq(uint, asked.n, 2));
+    b = ask(8 * BLOCK, 1); /* the cache has it: nothing is asked for */
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(b->in_cache);
+    cr_expect(eq(uint, asked.n, 2));
+    free(a), free(b);
+}
+
+Test(load, what_others_have_fetched_is_not_fetched_again)
+{
+    struct asker *a, *b;
+
+    store_holds(body, 6 * BLOCK, "\"v1\"");
+    a = ask(2 * BLOCK, 2 * BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    b = ask(0, 0);
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(eq(int, memcmp(&a->id, &b->id, sizeof a->id), 0), "one id");
+    expect_blocks(b, body, 0, 5);
+    cr_expect(eq(uint, asked.n, 6));
+    free(a), free(b);
+}
+
+Test(load, ranges_that_are_asked_for_together_share_the_first_request)
+{
+    enum { N = 40 };
+    struct asker *a[N];
+
+    fake_hold(f.store, true);
+    store_holds(body, 10 * BLOCK, "\"v1\"");
+    for (int i = 0; i < N; i++)
+        a[i] = ask((uint64_t)(i % 10) * BLOCK, 100);
+    cr_assert(domain_run_until_held(&f, 1));
+    cr_expect(eq(uint, fake_held(f.store), 1), "until its head is in");
+    fake_hold(f.store, false);
+    for (int i = 0; i < N; i++) {
+        cr_assert(eq(int, end_of(a[i]), LARDER_OK));
+        cr_expect(a[i]->in_cache && !memcmp(&a[i]->id, &a[0]->id, sizeof a[0]->id));
+        free(a[i]);
+    }
+    cr_expect(eq(uint, asked.n, 10));
+}
+
+Test(load, an_offset_behind_the_end_is_answered_with_the_size)
+{
+    struct asker *a, *b;
+
+    store_holds(body, 3 * BLOCK, "\"v1\"");
+    a = ask(40 * BLOCK, 10);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_expect(eq(u64, a->size, 3 * BLOCK));
+    b = ask(3 * BLOCK, 0);
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(eq(u64, b->size, 3 * BLOCK));
+    free(a), free(b);
+}
+
+Test(load, a_small_object_asked_for_behind_its_end_is_found_out_about)
+{
+    struct asker *a, *b;
+
+    fake_hold(f.store, true);
+    store_holds("hello", 5, "\"v1\"");
+    a = ask(9 * BLOCK, 10);
+    b = ask(0, 0);
+    fake_hold(f.store, false);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_expect(eq(u64, a->size, 5));
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(b->in_cache);
+    free(a), free(b);
+}
+
+/* ---- readahead ---- */
+
+Test(load, a_reader_that_goes_on_gets_more_and_more_ahead)
+{
+    static const unsigned requests[] = { 1, 3, 6, 11, 20 }; /* 0 · 1+1 · 3+2 · 6+4 · 11+8 */
+    static const uint64_t at[] = { 0, 1, 3, 6, 11 };
+
+    store_holds(body, 64 * BLOCK, "\"v1\"");
+    for (unsigned i = 0; i < LDR_ARRAY_LEN(at); i++) {
+        struct asker *a = ask(at[i] * BLOCK, 100);
+
+        cr_assert(eq(int, end_of(a), LARDER_OK));
+        cr_assert(domain_run_idle(&f));
+        cr_expect(eq(uint, asked.n, requests[i]), "after the read at block %u", (unsigned)at[i]);
+        free(a);
+    }
+}
+
+Test(load, a_reader_that_jumps_gets_nothing_ahead)
+{
+    static const uint64_t at[] = { 30, 3, 17, 50, 9, 41, 2 };
+
+    store_holds(body, 64 * BLOCK, "\"v1\"");
+    for (unsigned i = 0; i < LDR_ARRAY_LEN(at); i++) {
+        struct asker *a = ask(at[i] * BLOCK, 100);
+
+        cr_assert(eq(int, end_of(a), LARDER_OK));
+        cr_assert(domain_run_idle(&f));
+        cr_expect(eq(uint, asked.n, i + 1));
+        free(a);
+    }
+    cr_expect(eq(u64, atomic_load(&f.domain.counters.blocks_ahead), 0));
+}
+
+/* ---- one version ---- */
+
+Test(load, an_object_that_changes_while_it_is_read_is_read_anew)
+{
+    uint8_t *other = malloc(6 * BLOCK);
+    struct asker *a;
+
+    memset(other, 0xee, 6 * BLOCK);
+    store_holds(body, 6 * BLOCK, "\"v1\"");
+    store_holds(other, 6 * BLOCK, "\"v2\""); /* from the second request on: those for v1 are refused */
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(a->in_cache);
+    expect_blocks(a, other, 0, 5);
+    cr_expect(domain_sound(&f), "nothing of the first version is left");
+    free(a);
+    free(other);
+}
+
+Test(load, a_known_version_that_the_store_has_no_more_is_replaced)
+{
+    uint8_t *other = malloc(6 * BLOCK);
+    struct asker *a, *b;
+
+    memset(other, 0xee, 6 * BLOCK);
+    store_holds(body, 6 * BLOCK, "\"v1\"");
+    a = ask(0, BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    fake_silence(f.store, LDR_OP_GET);
+    store_holds(other, 6 * BLOCK, "\"v2\"");
+    b = ask(3 * BLOCK, BLOCK); /* fresh, but this block is missing */
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(ne(int, memcmp(&a->id, &b->id, sizeof a->id), 0));
+    expect_blocks(b, other, 3, 3);
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, blocks_there(), 1), "the blocks of the first one are gone");
+    free(a), free(b);
+    free(other);
+}
+
+Test(load, a_read_that_began_with_a_version_gets_no_other)
+{
+    struct asker *a;
+    struct ldr_name *n = domain_name(&f, KEY);
+
+    store_holds(body, 6 * BLOCK, "\"v2\"");
+    a = calloc(1, sizeof *a);
+    a->w.answer = answer;
+    a->w.validator = (const uint8_t *)"\"v1\"";
+    a->w.validator_len = 4;
+    cr_assert(eq(int, ldr_flight_object(&f.domain, n, &a->w, &err), LARDER_OK));
+    cr_expect(eq(int, end_of(a), LARDER_PRECONDITION));
+    ldr_name_unref(&n);
+    free(a);
+}
+
+Test(load, a_store_with_weak_validators_is_read_by_one_request)
+{
+    struct asker *a;
+
+    store_holds(body, 6 * BLOCK, "W/\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_expect(a->in_cache);
+    expect_blocks(a, body, 0, 5);
+    cr_assert(eq(uint, asked.n, 2));
+    cr_expect(asked.get[0].ranged && !asked.get[1].ranged, "the first one told that ranges will not do");
+    free(a);
+}
+
+Test(load, a_store_without_validators_is_read_by_one_request)
+{
+    struct asker *a;
+
+    fake_caps(f.store, LDR_CAP_STREAM_ONLY);
+    store_holds(body, 6 * BLOCK, NULL);
+    a = ask(2 * BLOCK, BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    expect_blocks(a, body, 0, 5);
+    cr_expect(asked.n == 1 && !asked.get[0].ranged);
+    free(a);
+}
+
+Test(load, a_store_that_ignores_ranges_is_read_by_one_request)
+{
+    struct asker *a;
+
+    fake_say(f.store, LDR_OP_GET,
+             (struct fake_answer){ .body = body, .size = 6 * BLOCK, .validator = "\"v1\"", .ignore_range = true });
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    expect_blocks(a, body, 0, 5);
+    cr_expect(eq(uint, asked.n, 1));
+    free(a);
+}
+
+Test(load, a_stream_that_breaks_off_begins_again_as_another_version)
+{
+    struct asker *a;
+
+    fake_caps(f.store, LDR_CAP_STREAM_ONLY);
+    fake_say(
+        f.store, LDR_OP_GET,
+        (struct fake_answer){ .body = body, .size = 6 * BLOCK, .cut_at = 3 * BLOCK + 100, .validator = "W/\"a\"" });
+    store_holds(body, 6 * BLOCK, "W/\"b\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    expect_blocks(a, body, 0, 5);
+    cr_expect(domain_sound(&f), "nothing of the broken one is left");
+    free(a);
+}
+
+/* ---- stale ---- */
+
+Test(load, a_stale_object_is_confirmed_and_its_blocks_stay)
+{
+    struct asker *a, *b;
+
+    f.prefix.ttl_ns = 0;
+    store_holds(body, 3 * BLOCK, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    b = ask(0, 0);
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(b->in_cache && !memcmp(&a->id, &b->id, sizeof a->id));
+    cr_expect(eq(uint, asked.n, 4), "one more, and no body");
+    cr_expect(asked.get[3].conditional);
+    cr_expect(eq(u64, atomic_load(&f.domain.counters.confirmed), 1));
+    cr_expect(eq(u64, atomic_load(&f.domain.counters.store_bytes_in), 3 * BLOCK));
+    free(a), free(b);
+}
+
+Test(load, a_stale_small_object_is_confirmed_with_its_bytes)
+{
+    struct ldr_record r;
+    struct asker *a, *b;
+
+    f.prefix.ttl_ns = 0;
+    store_holds("hello", 5, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    b = ask(0, 0);
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_assert(domain_find(&f, KEY, &r));
+    cr_expect(r.payload_len == 5 && !memcmp(r.payload, "hello", 5) && !memcmp(&r.id, &b->id, sizeof r.id));
+    free(a), free(b);
+}
+
+Test(load, a_stale_object_that_is_gone_is_gone_from_the_cache_too)
+{
+    struct ldr_record r;
+    struct asker *a, *b;
+
+    f.prefix.ttl_ns = 0;
+    store_holds(body, 3 * BLOCK, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    fake_silence(f.store, LDR_OP_GET);
+    fake_say(f.store, LDR_OP_GET, (struct fake_answer){ .kind = LARDER_NOT_FOUND, .http = 404 });
+    b = ask(0, 0);
+    cr_expect(eq(int, end_of(b), LARDER_NOT_FOUND));
+    while (f.domain.lone_changes)
+        cr_assert(domain_step(&f, true));
+    cr_expect(not(domain_find(&f, KEY, &r)));
+    free(a), free(b);
+}
+
+/* ---- room ---- */
+
+/* The record goes, as if it had been evicted. */
+static void forget(void)
+{
+    struct ldr_name *n = domain_name(&f, KEY);
+
+    ldr_known_drop(&f.domain, n, NULL);
+    while (f.domain.lone_changes)
+        cr_assert(domain_step(&f, true));
+    ldr_name_unref(&n);
+}
+
+Test(load, a_range_larger_than_the_cache_is_not_cached_and_its_parts_are)
+{
+    struct asker *a, *b;
+
+    f.domain.space.max_bytes = atomic_load(&f.domain.space.bytes) + 16 * BLOCK;
+    store_holds("x", 1, "\"v1\"");
+    b = ask(0, 0); /* the index takes note of the limit with its next commit */
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    free(b);
+    cr_assert(domain_run_idle(&f));
+    fake_silence(f.store, LDR_OP_GET);
+    forget();
+    store_holds(body, 60 * BLOCK, "\"v2\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_expect(not(a->in_cache));
+    cr_expect(strstr(a->why, "its 3932160 bytes are more than larder.cache.max_size (") != NULL, "%s", a->why);
+    cr_expect(eq(u64, a->size, 60 * BLOCK));
+    cr_assert(domain_run_idle(&f));
+    b = ask(40 * BLOCK, BLOCK);
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    cr_expect(b->in_cache);
+    free(a), free(b);
+}
+
+/* ---- writes, and askers that go ---- */
+
+Test(load, a_write_in_the_middle_makes_readers_of_many_blocks_begin_again)
+{
+    struct ldr_name *n = domain_name(&f, KEY);
+    struct ldr_keystate *k = NULL;
+    uint8_t *other = malloc(6 * BLOCK);
+    struct asker *a;
+
+    memset(other, 0xee, 6 * BLOCK);
+    fake_hold(f.store, true);
+    store_holds(body, 6 * BLOCK, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(domain_run_until_held(&f, 1));
+    cr_assert(eq(int, ldr_flight_write_begin(&f.domain, n, &k, &err), LARDER_OK));
+    fake_let(f.store);
+    while (domain_step(&f, false) || fake_held(f.store))
+        ;
+    fake_hold(f.store, false);
+    fake_silence(f.store, LDR_OP_GET);
+    store_holds(other, 6 * BLOCK, "\"v2\"");
+    cr_expect(not(a->answered), "it waits for the end of the write");
+    ldr_flight_write_settle(k);
+    ldr_flight_write_end(&f.domain, &k);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    expect_blocks(a, other, 0, 5);
+    ldr_name_unref(&n);
+    free(a);
+    free(other);
+}
+
+Test(load, nothing_more_is_asked_for_when_the_last_asker_went)
+{
+    struct asker *a;
+
+    fake_hold(f.store, true);
+    store_holds(body, 60 * BLOCK, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(domain_run_until_held(&f, 1));
+    ldr_flight_leave(&a->w);
+    fake_hold(f.store, false);
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, asked.n, 1));
+    cr_expect(eq(uint, blocks_there(), 1), "what was under way is kept");
+    cr_expect(not(a->answered));
+    free(a);
+}
+
+Test(load, a_block_that_fails_fails_those_who_need_it_alone)
+{
+    struct asker *a, *b;
+
+    store_holds(body, 6 * BLOCK, "\"v1\"");
+    a = ask(0, BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    fake_silence(f.store, LDR_OP_GET);
+    fake_say(f.store, LDR_OP_GET, (struct fake_answer){ .kind = LARDER_DENIED, .http = 403 });
+    store_holds(body, 6 * BLOCK, "\"v1\"");
+    fake_hold(f.store, true);
+    a->answered = false;
+    b = ask(2 * BLOCK, BLOCK);
+    cr_assert(domain_run_until_held(&f, 1));
+    fake_hold(f.store, false);
+    cr_expect(eq(int, end_of(b), LARDER_DENIED));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, blocks_there(), 1));
+    free(a), free(b);
+}
+
+Test(load, a_block_file_that_went_is_fetched_again)
+{
+    char name[LDR_BLOCK_NAME_MAX];
+    struct ldr_record r;
+    struct asker *a, *b;
+    struct ldr_name *n = domain_name(&f, KEY);
+
+    store_holds(body, 4 * BLOCK, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_find(&f, KEY, &r));
+    ldr_block_name(&r.id, 2, name);
+    cr_assert(eq(int, unlinkat(f.domain.dir->dirfd, name, 0), 0));
+    b = calloc(1, sizeof *b);
+    b->w.answer = answer;
+    b->w.suspect = true;
+    cr_assert(eq(int, ldr_flight_object(&f.domain, n, &b->w, &err), LARDER_OK));
+    cr_assert(eq(int, end_of(b), LARDER_OK));
+    expect_blocks(b, body, 0, 3);
+    cr_expect(eq(uint, asked.n, 5));
+    ldr_name_unref(&n);
+    free(a), free(b);
+}
