@@ -1,159 +1,322 @@
-/* cmd_get.c - `larder get`: objects into files. */
+/* cmd_get.c - `larder get`: objects into files. What goes where is decided here, before anything is asked; getter.c
+ * does the work. */
 #include "client/cli/cli.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-/* The last segment of the key; NULL: it has none that could name a file. */
-static const char *segment_of(const char *uri)
-{
-    const char *key = strstr(uri, "://");
-    const char *slash = key ? strchr(key + 3, '/') : NULL;
-    const char *name;
+#define JOBS_DEFAULT 4
+#define JOBS_MAX     64
 
-    if (!slash)
-        return NULL;
-    name = strrchr(slash, '/') + 1;
-    return *name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 ? name : NULL;
+struct get_opts {
+    const char *output;    /* -o; NULL: none */
+    const char *dir;       /* -d, or -o that ends in "/"; NULL: the current directory */
+    const char *from_file; /* NULL: none */
+    bool recursive;
+    uint64_t jobs;
+};
+
+static enum cli_exit out_of_memory(void)
+{
+    cli_say("out of memory");
+    return CLI_FAILED;
 }
 
-/* The file for `uri`: *out is owned by the caller. Only a directory (ends in "/") or none is joined with a name. */
-static enum larder_kind target_of(const char *uri, const char *output, char **out, struct larder_err *err)
+/* Add `uri` to be written to DIR/name; name NULL: the last segment of its key. */
+static void add_below(struct cli_get_list *l, const char *uri, const char *dir, const char *name)
 {
-    const char *dir = output ? output : "";
-    const char *name = segment_of(uri);
-
-    if (output && output[strlen(output) - 1] != '/') {
-        dir = "";
-        name = output;
-    }
-    if (!name)
-        return cli_fail(err, LARDER_INVALID, "its key does not end in the name of a file: give one with -o");
-    if (asprintf(out, "%s%s", dir, name) != -1)
-        return LARDER_OK;
-    *out = NULL;
-    return cli_fail(err, LARDER_NO_MEMORY, "out of memory");
-}
-
-static enum larder_kind fetch_to_file(struct cli *c, const char *uri, const char *target, struct cli_fetched *out,
-                                      struct larder_err *err)
-{
-    struct cli_output file = CLI_OUTPUT_NONE;
-    enum larder_kind k = cli_output_open(target, &file, err);
-
-    if (k == LARDER_OK)
-        k = cli_fetch(c, uri, file.fd, target, out, err);
-    if (k == LARDER_OK)
-        k = cli_output_commit(&file, err);
-    cli_output_release(&file);
-    return k;
-}
-
-static enum cli_exit get_one(struct cli *c, const char *uri, const char *output)
-{
-    struct larder_err err = { 0 };
-    struct cli_fetched got = { 0 };
-    enum cli_exit code = CLI_DONE;
+    const char *slash = dir && *dir && dir[strlen(dir) - 1] != '/' ? "/" : "";
+    struct cli_get_item *item;
     char *target = NULL;
-    json_t *result;
-    enum larder_kind k;
 
-    if (output && !strcmp(output, "-")) {
-        k = cli_fetch(c, uri, STDOUT_FILENO, NULL, &got, &err);
-    } else {
-        k = target_of(uri, output, &target, &err);
-        if (k == LARDER_OK)
-            k = fetch_to_file(c, uri, target, &got, &err);
+    name = name ? name : cli_segment(uri);
+    if (name && *name == '/') /* of a list */
+        dir = slash = "";
+    if (name && asprintf(&target, "%s%s%s", dir ? dir : "", slash, name) == -1) {
+        l->no_memory = true;
+        return;
     }
-    if (k) {
-        code = cli_report(c, "get", uri, &err);
-    } else if (c->json) {
-        result = json_object();
-        cli_json_set(result, "uri", uri);
-        cli_json_set(result, "file", target);
-        cli_json_set_number(result, "size", got.size);
-        json_object_set_new(result, "hit", json_boolean(got.hit));
-        code = cli_json_print(c, result);
-    }
+    if (cli_get_add(l, uri, target, &item) && !target)
+        item->refused = "its key does not end in the name of a file: give one with -o";
     free(target);
+}
+
+/* ---- a list of references ---- */
+
+static enum cli_exit bad_line(const struct cli *c, const char *path, size_t n, const char *what)
+{
+    return cli_usage(c, "line %zu of \"%s\" %s", n, path, what);
+}
+
+/* One reference a line, and behind a tab its file. */
+static enum cli_exit read_list(const struct cli *c, const struct get_opts *o, struct cli_get_list *l)
+{
+    FILE *f = strcmp(o->from_file, "-") != 0 ? fopen(o->from_file, "re") : stdin;
+    enum cli_exit code = CLI_DONE;
+    size_t cap = 0, number = 0;
+    char *line = NULL;
+    ssize_t len;
+
+    if (!f) {
+        cli_say("could not open \"%s\": %s", o->from_file, strerror(errno));
+        return CLI_FAILED;
+    }
+    errno = 0;
+    while (code == CLI_DONE && (len = getline(&line, &cap, f)) != -1) {
+        char *tab;
+
+        number++;
+        if (len > 0 && line[len - 1] == '\n')
+            line[--len] = '\0';
+        tab = memchr(line, '\t', (size_t)len);
+        if (strlen(line) != (size_t)len)
+            code = bad_line(c, o->from_file, number, "holds a byte 0");
+        else if (tab && (tab == line || !tab[1]))
+            code = bad_line(c, o->from_file, number, "lacks the reference or the file beside its tab");
+        if (tab)
+            *tab = '\0';
+        if (code == CLI_DONE && len > 0)
+            add_below(l, line, o->dir, tab ? tab + 1 : NULL);
+    }
+    if (code == CLI_DONE && ferror(f)) {
+        cli_say("could not read \"%s\": %s", o->from_file, strerror(errno));
+        code = CLI_FAILED;
+    }
+    for (size_t i = 0; i < l->n; i++) /* files may be named with folders, and then these are made */
+        l->item[i].make_dirs = true;
+    free(line);
+    if (f != stdin)
+        fclose(f);
     return code;
 }
 
-static int compare_names(const void *a, const void *b)
+/* ---- all objects below a prefix ---- */
+
+struct below {
+    struct cli_get_list *list;
+    const char *prefix; /* of keys: empty, or ends in "/" */
+    const char *dir;
+};
+
+/* Why `rel`, the end of a key, may not be taken for a path below the directory; NULL: it may. A key that ends in "/" and
+ * has no bytes, as some programs make them, stands for a folder: *folder. */
+static const char *refuse_path(const char *rel, uint64_t size, bool *folder)
 {
-    return strcmp(*(char *const *)a, *(char *const *)b);
+    *folder = false;
+    for (const char *p = rel;; p++) {
+        size_t n = strcspn(p, "/");
+
+        if (n == 0 && p[n] == '\0' && size == 0) {
+            *folder = true;
+            return NULL;
+        }
+        if (n == 0)
+            return "its key has an empty part, which no path can have";
+        if (p[0] == '.' && (n == 1 || (n == 2 && p[1] == '.')))
+            return "its key has \".\" or \"..\" for a part: it could lead out of the directory";
+        p += n;
+        if (*p == '\0')
+            return NULL;
+    }
 }
 
-/* The name that two of the URIs would be written under, one over the other; NULL: there is none. */
-static const char *find_shared_name(char **uris, size_t n)
+static enum larder_kind add_listed(void *user, const struct larder_entry *e)
 {
-    const char **names = calloc(n, sizeof *names);
-    const char *shared = NULL;
-    size_t count = 0;
+    struct below *b = user;
+    const char *key = cli_key(e->uri), *rel, *refused = "it is not below the prefix";
+    struct cli_get_item *item;
+    char *target = NULL;
+    bool folder = false;
 
-    for (size_t i = 0; names && i < n; i++)
-        if (segment_of(uris[i]))
-            names[count++] = segment_of(uris[i]);
-    if (names)
-        qsort(names, count, sizeof *names, compare_names);
-    for (size_t i = 1; i < count && !shared; i++)
-        if (!strcmp(names[i - 1], names[i]))
-            shared = names[i];
-    free(names);
-    return shared;
+    if (e->is_prefix)
+        return LARDER_OK;
+    if (key && !strncmp(key, b->prefix, strlen(b->prefix))) {
+        rel = key + strlen(b->prefix);
+        refused = refuse_path(rel, e->size, &folder);
+        if (!refused && asprintf(&target, "%s/%s", b->dir, rel) == -1)
+            b->list->no_memory = true;
+    }
+    if (!b->list->no_memory && cli_get_add(b->list, e->uri, target, &item)) {
+        item->size = e->size;
+        item->refused = refused;
+        item->folder = folder;
+        item->make_dirs = true;
+    }
+    free(target);
+    return b->list->no_memory ? LARDER_NO_MEMORY : LARDER_OK;
+}
+
+static enum cli_exit list_below(struct cli *c, const char *uri, const char *dir, struct cli_get_list *l)
+{
+    struct below b = { .list = l, .dir = dir };
+    struct cli_progress *progress;
+    struct larder_err err = { 0 };
+    enum cli_exit code = CLI_DONE;
+    char *prefix = NULL;
+    enum larder_kind k;
+
+    if (asprintf(&prefix, "%s%s", uri, uri[0] && uri[strlen(uri) - 1] == '/' ? "" : "/") == -1)
+        return out_of_memory();
+    b.prefix = cli_key(prefix) ? cli_key(prefix) : "";
+    progress = cli_progress_start(c, uri);
+    k = cli_list(c, prefix, NULL, add_listed, &b, &err);
+    cli_progress_stop(&progress);
+    if (k == LARDER_OK && l->n == 0)
+        k = cli_fail(&err, LARDER_NOT_FOUND, "there is no object below it");
+    if (l->no_memory)
+        code = out_of_memory();
+    else if (k)
+        code = cli_report(c, "list", prefix, &err);
+    free(prefix);
+    return code;
+}
+
+/* ---- the command ---- */
+
+static enum cli_exit get_to_stdout(struct cli *c, const char *uri)
+{
+    struct cli_sink to = { .fd = STDOUT_FILENO };
+    struct larder_err err = { 0 };
+    struct cli_fetched got;
+
+    if (cli_fetch(c, uri, &to, &got, &err))
+        return cli_report(c, "get", uri, &err);
+    cli_say_fetched(c, uri, &got);
+    return CLI_DONE;
+}
+
+static enum cli_exit get_listed(struct cli *c, const struct get_opts *o, char **uris, int n, struct cli_get_list *l)
+{
+    const char *shared;
+    enum cli_exit code = CLI_DONE;
+
+    if (o->recursive)
+        code = cli_open(c) ? list_below(c, uris[0], uris[1], l) : CLI_FAILED;
+    else if (o->from_file)
+        code = read_list(c, o, l);
+    for (int i = 0; i < n && !o->recursive; i++) {
+        if (o->output)
+            cli_get_add(l, uris[i], o->output, NULL);
+        else
+            add_below(l, uris[i], o->dir, NULL);
+    }
+    if (code != CLI_DONE)
+        return code;
+    if (l->no_memory)
+        return out_of_memory();
+    shared = o->recursive ? NULL : cli_get_shared(l);
+    if (shared)
+        return cli_usage(c, "several of the URIs would be written to \"%s\"", shared);
+    return c->larder || cli_open(c) ? cli_get_all(c, l, (unsigned)o->jobs) : CLI_FAILED;
+}
+
+/* Is what was asked for one thing? */
+static enum cli_exit check_usage(const struct cli *c, struct get_opts *o, char **argv, int n)
+{
+    bool to_stdout = o->output && !strcmp(o->output, "-");
+
+    if (o->recursive && (n != 2 || !*argv[1]))
+        return cli_usage(c, "get -r needs a prefix and a directory");
+    if (o->recursive && (o->output || o->dir || o->from_file))
+        return cli_usage(c, "-r takes its directory behind the prefix, and neither -o, -d nor --from-file");
+    if (n == 0 && !o->from_file)
+        return cli_usage(c, "get needs a URI");
+    if (o->output && !*o->output)
+        return cli_usage(c, "-o needs the name of a file");
+    if (o->output && o->dir)
+        return cli_usage(c, "-o and -d both say where to");
+    if (o->dir && !*o->dir)
+        return cli_usage(c, "-d needs the name of a directory");
+    if (to_stdout && c->json)
+        return cli_usage(c, "--json and -o - both want standard output");
+    if (o->output && o->output[strlen(o->output) - 1] == '/') {
+        o->dir = o->output;
+        o->output = NULL;
+    }
+    if (o->output && (n > 1 || o->from_file))
+        return cli_usage(c, "several URIs need a directory, as in \"-o %s/\"", to_stdout ? "DIR" : o->output);
+    return CLI_DONE;
 }
 
 static enum cli_exit get_run(struct cli *c, int argc, char **argv)
 {
-    static const struct option options[] = { { "output", required_argument, NULL, 'o' }, { 0 } };
-    const char *output = NULL, *shared;
-    enum cli_exit code = CLI_DONE;
+    enum { FROM_FILE = 512 };
+    static const struct option options[] = {
+        { "output", required_argument, NULL, 'o' }, { "directory", required_argument, NULL, 'd' },
+        { "recursive", no_argument, NULL, 'r' },    { "from-file", required_argument, NULL, FROM_FILE },
+        { "jobs", required_argument, NULL, 'j' },   { 0 },
+    };
+    struct get_opts o = { .jobs = JOBS_DEFAULT };
+    struct cli_get_list list = { 0 };
+    enum cli_exit code;
     int opt;
 
-    while ((opt = cli_getopt(c, argc, argv, "o:", options)) != -1) {
-        if (opt == '?')
+    while ((opt = cli_getopt(c, argc, argv, "o:d:rj:", options)) != -1) {
+        switch (opt) {
+        case 'o':
+            o.output = optarg;
+            break;
+        case 'd':
+            o.dir = optarg;
+            break;
+        case 'r':
+            o.recursive = true;
+            break;
+        case FROM_FILE:
+            o.from_file = optarg;
+            break;
+        case 'j':
+            if (!cli_number(optarg, JOBS_MAX, &o.jobs) || o.jobs == 0)
+                return cli_usage(c, "--jobs takes a number from 1 to %d, not \"%s\"", JOBS_MAX, optarg);
+            break;
+        default:
             return c->stop;
-        output = optarg;
+        }
     }
     argc -= optind;
     argv += optind;
-    if (argc == 0)
-        return cli_usage(c, "get needs a URI");
-    if (output && !*output)
-        return cli_usage(c, "-o needs the name of a file");
-    if (output && !strcmp(output, "-") && c->json)
-        return cli_usage(c, "--json and -o - both want standard output");
-    if (output && output[strlen(output) - 1] != '/' && argc > 1)
-        return cli_usage(c, "several URIs need a directory, as in \"-o %s/\"", strcmp(output, "-") ? output : "DIR");
-    shared = argc > 1 ? find_shared_name(argv, (size_t)argc) : NULL;
-    if (shared)
-        return cli_usage(c, "several of the URIs would be written to \"%s\"", shared);
-    if (!cli_open(c))
-        return CLI_FAILED;
-    for (int i = 0; i < argc && !c->stdout_errno; i++)
-        code = cli_worse(code, get_one(c, argv[i], output));
+    code = check_usage(c, &o, argv, argc);
+    if (code != CLI_DONE)
+        return code;
+    if (o.output && !strcmp(o.output, "-"))
+        return cli_open(c) ? get_to_stdout(c, argv[0]) : CLI_FAILED;
+    code = get_listed(c, &o, argv, argc, &list);
+    cli_get_release(&list);
     return code;
 }
 
 const struct cli_command cli_get = {
     .name = "get",
     .summary = "objects into files",
-    .synopsis = "get [OPTION]... URI... [-o FILE | -o DIR/]",
+    .synopsis = "get [OPTION]... URI... [-o FILE | -d DIR]\n"
+                "       larder get [OPTION]... --from-file LIST [URI]... [-d DIR]\n"
+                "       larder get [OPTION]... -r PREFIX DIR",
     .help = "Get each object into a file, from the cache when a fresh copy is there. A file\n"
-            "appears whole or not at all: a get that fails leaves the old one as it was.\n"
+            "appears whole or not at all: a get that fails leaves the old one as it was, and\n"
+            "the others go on. With -r all objects below PREFIX (a \"/\" is added where it does\n"
+            "not end in one) go to the same paths below DIR; keys with empty parts, \".\" or\n"
+            "\"..\" are refused. Two objects for one file are refused before anything is done.\n"
             "\n"
             "Options:\n"
-            "  -o, --output FILE   write to FILE; \"-\" is standard output\n"
-            "  -o, --output DIR/   write into the directory DIR, each object under the last\n"
-            "                      segment of its key (default: the current directory)\n"
+            "  -o, --output FILE     write to FILE; \"-\" is standard output\n"
+            "  -d, --directory DIR   write into the directory DIR, each object under the last\n"
+            "                        segment of its key (default: the current directory);\n"
+            "                        \"-o DIR/\" says the same\n"
+            "      --from-file LIST  the objects that LIST (\"-\": standard input) names, one\n"
+            "                        reference a line; behind a tab its file, below DIR\n"
+            "  -r, --recursive       what is below a prefix\n"
+            "  -j, --jobs N          how many are got at a time, 1 to 64 (default 4); small\n"
+            "                        ones are got in batches all the same\n"
+            "\n"
+            "With --json an object a line, in the order asked: uri, file, size, hit.\n"
             "\n"
             "Examples:\n"
             "  larder get s3://models/v3/weights.bin\n"
             "  larder get s3://models/v3/weights.bin -o /scratch/w.bin\n"
-            "  larder get --timeout 30s s3://data/a.csv s3://data/b.csv -o inputs/\n"
+            "  larder get --timeout 30s s3://data/a.csv s3://data/b.csv -d inputs\n"
+            "  larder get -r s3://data/run-17/ inputs --jobs 8\n"
             "  larder get --timeout 0 s3://data/a.csv || echo not in the cache\n",
     .run = get_run,
 };

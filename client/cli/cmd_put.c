@@ -1,73 +1,8 @@
 /* cmd_put.c - `larder put`: a file, or what comes on standard input, becomes an object. */
 #include "client/cli/cli.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define PUT_MAX ((size_t)8 << 20) /* what larder_put() takes; no more than this is read into memory */
-
-/* Read all of `fd`, called `name`; *out is owned by the caller, ended by free(). LIMIT_EXCEEDED, IO. */
-static enum larder_kind read_all(int fd, const char *name, char **out, size_t *out_len, struct larder_err *err)
-{
-    struct stat st;
-    bool known = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
-    enum larder_kind k = LARDER_OK;
-    char *p = NULL;
-    size_t n = 0;
-
-    if (known && (uint64_t)st.st_size > PUT_MAX)
-        return cli_fail(err, LARDER_LIMIT_EXCEEDED, "%s is %jd bytes, and one put takes at most %zu (8 MiB)", name,
-                        (intmax_t)st.st_size, PUT_MAX);
-    p = malloc(PUT_MAX + 1); /* only what is used costs memory */
-    if (!p)
-        return cli_fail(err, LARDER_NO_MEMORY, "out of memory");
-    while (n <= PUT_MAX) {
-        ssize_t got = read(fd, p + n, PUT_MAX + 1 - n);
-
-        if (got == -1 && errno == EINTR)
-            continue;
-        if (got == -1) {
-            k = cli_fail_sys(err, LARDER_IO, "could not read %s", name);
-            goto done;
-        }
-        if (got == 0)
-            break;
-        n += (size_t)got;
-    }
-    if (n > PUT_MAX) {
-        k = cli_fail(err, LARDER_LIMIT_EXCEEDED, "%s is more than %zu bytes (8 MiB), the most that one put takes", name,
-                     PUT_MAX);
-        goto done;
-    }
-    *out = p;
-    *out_len = n;
-    p = NULL;
-done:
-    free(p);
-    return k;
-}
-
-static enum larder_kind read_file(const char *path, char **out, size_t *out_len, struct larder_err *err)
-{
-    enum larder_kind k;
-    char *name = NULL;
-    int fd;
-
-    if (!strcmp(path, "-"))
-        return read_all(STDIN_FILENO, "standard input", out, out_len, err);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd == -1)
-        return cli_fail_sys(err, LARDER_IO, "could not open \"%s\"", path);
-    k = asprintf(&name, "\"%s\"", path) == -1 ? cli_fail(err, LARDER_NO_MEMORY, "out of memory")
-                                              : read_all(fd, name, out, out_len, err);
-    close(fd);
-    free(name);
-    return k;
-}
 
 static enum cli_exit put_file(struct cli *c, const char *path, const char *uri, const struct larder_put_opts *opts)
 {
@@ -78,7 +13,7 @@ static enum cli_exit put_file(struct cli *c, const char *path, const char *uri, 
     char *data = NULL;
     size_t len = 0;
     json_t *result;
-    enum larder_kind k = read_file(path, &data, &len, &err);
+    enum larder_kind k = cli_read_file(path, &data, &len, &err);
 
     if (k == LARDER_OK) {
         progress = cli_progress_start(c, uri);

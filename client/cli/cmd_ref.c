@@ -4,13 +4,12 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static enum cli_exit join(struct cli *c, const char *base, char **keys, int n)
 {
     struct larder_err err = { 0 };
     enum cli_exit code;
-    char *ref = NULL, *shown;
+    char *ref = NULL;
     json_t *result;
 
     if (larder_ref_join(base, (const char *const *)keys, (size_t)n, &ref, &err))
@@ -20,10 +19,7 @@ static enum cli_exit join(struct cli *c, const char *base, char **keys, int n)
         cli_json_set(result, "reference", ref);
         code = cli_json_print(c, result);
     } else {
-        /* a program gets the bytes as they are */
-        shown = isatty(STDOUT_FILENO) ? cli_printable(ref) : NULL;
-        puts(shown ? shown : ref);
-        free(shown);
+        cli_put_name(ref);
         code = cli_flush(c);
     }
     larder_free(ref);

@@ -2,7 +2,6 @@
 #include "client/cli/cli.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 static const struct {
     enum larder_meta_field field;
@@ -26,27 +25,18 @@ static void print_line(const char *label, const char *text)
     free(shown);
 }
 
-/* RFC 3339; NULL: not known, or no time at all. */
-static const char *time_text(int64_t seconds, char out[40])
-{
-    time_t t = seconds;
-    struct tm tm;
-
-    return seconds != INT64_MIN && gmtime_r(&t, &tm) && strftime(out, 40, "%Y-%m-%dT%H:%M:%SZ", &tm) ? out : NULL;
-}
-
 static void print_human(const char *uri, const struct larder_meta *m)
 {
     uint64_t size = larder_meta_size(m);
     char *shown = cli_printable(uri);
-    char modified[40], units[CLI_SIZE_TEXT], text[80];
+    char modified[CLI_TIME_TEXT], units[CLI_SIZE_TEXT], text[80];
     const char *name, *value;
 
     printf("%s\n", shown);
     free(shown);
     snprintf(text, sizeof text, size < 1024 ? "%ju" : "%ju (%s)", (uintmax_t)size, cli_size_text(size, units));
     print_line("Size", text);
-    if (time_text(larder_meta_last_modified(m), modified))
+    if (cli_time_text(larder_meta_last_modified(m), modified))
         print_line("Last modified", modified);
     for (size_t i = 0; i < CLI_LEN(fields); i++)
         if (larder_meta_text(m, fields[i].field))
@@ -65,7 +55,7 @@ static json_t *to_json(const char *uri, const struct larder_meta *m)
 {
     json_t *obj = json_object(), *user = json_object();
     const char *name, *value;
-    char modified[40];
+    char modified[CLI_TIME_TEXT];
 
     cli_json_set(obj, "uri", uri);
     json_object_set_new(obj, "exists", json_boolean(larder_meta_exists(m)));
@@ -74,7 +64,7 @@ static json_t *to_json(const char *uri, const struct larder_meta *m)
         return obj;
     }
     cli_json_set_number(obj, "size", larder_meta_size(m));
-    cli_json_set(obj, "last_modified", time_text(larder_meta_last_modified(m), modified));
+    cli_json_set(obj, "last_modified", cli_time_text(larder_meta_last_modified(m), modified));
     for (size_t i = 0; i < CLI_LEN(fields); i++)
         cli_json_set(obj, fields[i].json, larder_meta_text(m, fields[i].field));
     for (size_t i = 0; larder_meta_user(m, i, &name, &value); i++)

@@ -27,7 +27,7 @@ static const struct option global_options[] = {
 static const char global_help[] = "Options of all commands, before or behind the command's name:\n"
                                   "  --cache-dir DIR     the node's cache (default: $LARDER_CACHE_DIR,\n"
                                   "                      /var/cache/larder, $XDG_CACHE_HOME/larder)\n"
-                                  "  --timeout DURATION  for each URI: 500ms, 30s, 2m, 1h (default 5m);\n"
+                                  "  --timeout DURATION  for each URI or page: 500ms, 30s, 2m, 1h (default 5m);\n"
                                   "                      0: only what the cache has, never wait\n"
                                   "  --json              one JSON object a line on standard output\n"
                                   "  -q, --quiet         no progress bar\n"
@@ -38,12 +38,13 @@ static const char global_help[] = "Options of all commands, before or behind the
                                   "Of several URIs all are tried, and the worst counts.\n";
 
 static const struct cli_command *const commands[] = {
-    &cli_get, &cli_cat, &cli_put, &cli_stat, &cli_rm, &cli_status, &cli_ref,
+    &cli_get, &cli_cat, &cli_put,    &cli_cp,     &cli_ls,  &cli_stat,
+    &cli_rm,  &cli_why, &cli_status, &cli_doctor, &cli_run, &cli_ref,
 };
 
 /* Names that are spoken for: a user who tries one learns that it is no mistake of theirs. */
 static const char *const later_commands[] = {
-    "ls", "cp", "sign", "warm", "evict", "pin", "unpin", "why", "top", "verify", "doctor", "bench", "run",
+    "sign", "warm", "evict", "pin", "unpin", "top", "verify", "bench",
 };
 
 static void print_help(const struct cli_command *command)
@@ -161,6 +162,7 @@ static enum cli_exit option_error(const struct cli *c, int opt, const char *arg,
 int cli_getopt(struct cli *c, int argc, char **argv, const char *letters, const struct option *options)
 {
     struct option all[CLI_LEN(global_options) + 16] = { 0 };
+    bool in_order = !c->command || (letters && *letters == '+');
     char all_letters[32];
     size_t n = 0;
     int opt;
@@ -169,8 +171,10 @@ int cli_getopt(struct cli *c, int argc, char **argv, const char *letters, const 
         all[n] = global_options[n];
     for (; options && options->name && n + 1 < CLI_LEN(all); options++)
         all[n++] = *options;
-    /* "+": the first pass ends at the command's name. ":": a missing value is told from an unknown option. */
-    snprintf(all_letters, sizeof all_letters, "%s:qv%s", c->command ? "" : "+", letters ? letters : "");
+    /* "+": ends at the first argument, as the first pass does at the command's name. ":": a missing value is told from an
+     * unknown option. */
+    letters = letters ? letters + (*letters == '+') : "";
+    snprintf(all_letters, sizeof all_letters, "%s:qv%s", in_order ? "+" : "", letters);
     opterr = 0;
     while ((opt = getopt_long(argc, argv, all_letters, all, NULL)) != -1) {
         bool global = false;
@@ -203,7 +207,7 @@ uint64_t cli_asks(const struct cli *c)
 {
     struct larder_counts n;
 
-    larder_get_counts(c->larder, &n);
+    larder_get_counts(c->larder, &n, sizeof n);
     return n.asks;
 }
 
@@ -244,14 +248,14 @@ static void print_counts(struct larder *l)
 {
     struct larder_counts n;
 
-    larder_get_counts(l, &n);
+    larder_get_counts(l, &n, sizeof n);
     cli_say("hits %ju, asks %ju, kept %ju, retries %ju, torn %ju, damaged %ju", (uintmax_t)n.hits, (uintmax_t)n.asks,
             (uintmax_t)n.kept, (uintmax_t)n.retries, (uintmax_t)n.torn, (uintmax_t)n.damaged);
 }
 
 int main(int argc, char **argv)
 {
-    struct cli c = { .timeout_ms = TIMEOUT_DEFAULT_MS };
+    struct cli c = { .timeout_ms = TIMEOUT_DEFAULT_MS, .child_status = -1 };
     enum cli_exit code;
 
     if (!hold_standard_fds() || argc < 1)
@@ -260,5 +264,6 @@ int main(int argc, char **argv)
     if (c.larder && c.verbose)
         print_counts(c.larder);
     larder_close(&c.larder);
-    return (int)cli_worse(code, cli_flush(&c));
+    code = cli_worse(code, cli_flush(&c));
+    return c.child_status != -1 ? c.child_status : (int)code;
 }

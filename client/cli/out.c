@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The length of the UTF-8 character at `s`, and which it is; 0: malformed (overlong, a surrogate, cut off, …). */
 static size_t utf8_char(const char *s, uint32_t *out)
@@ -205,7 +206,7 @@ void cli_json_set_number(json_t *obj, const char *name, uint64_t number)
     free(key);
 }
 
-enum cli_exit cli_json_print(struct cli *c, json_t *obj)
+void cli_json_write(struct cli *c, json_t *obj)
 {
     must((char *)obj);
     if (!c->stdout_errno) {
@@ -214,7 +215,20 @@ enum cli_exit cli_json_print(struct cli *c, json_t *obj)
         putchar('\n');
     }
     json_decref(obj);
+}
+
+enum cli_exit cli_json_print(struct cli *c, json_t *obj)
+{
+    cli_json_write(c, obj);
     return cli_flush(c);
+}
+
+void cli_put_name(const char *text)
+{
+    char *shown = isatty(STDOUT_FILENO) ? cli_printable(text) : NULL;
+
+    puts(shown ? shown : text);
+    free(shown);
 }
 
 enum cli_exit cli_flush(struct cli *c)
@@ -252,4 +266,66 @@ double cli_now_ms(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+int cli_left_ms(const struct cli *c, double start_ms)
+{
+    double left = c->timeout_ms - (cli_now_ms() - start_ms);
+
+    return c->timeout_ms <= 0 ? c->timeout_ms : left < 1 ? 1 : (int)left;
+}
+
+const char *cli_time_text(int64_t seconds, char out[CLI_TIME_TEXT])
+{
+    time_t t = seconds;
+    struct tm tm;
+
+    return seconds != INT64_MIN && gmtime_r(&t, &tm) && strftime(out, CLI_TIME_TEXT, "%Y-%m-%dT%H:%M:%SZ", &tm) ? out
+                                                                                                                : NULL;
+}
+
+bool cli_number(const char *text, uint64_t max, uint64_t *out)
+{
+    uint64_t n = 0;
+
+    if (!*text)
+        return false;
+    for (; *text; text++) {
+        unsigned digit = (unsigned)*text - '0';
+
+        if (digit > 9 || n > max / 10 || n * 10 > max - digit)
+            return false;
+        n = n * 10 + digit;
+    }
+    *out = n;
+    return true;
+}
+
+bool cli_is_uri(const char *text)
+{
+    return strstr(text, "://") != NULL;
+}
+
+const char *cli_key(const char *uri)
+{
+    const char *sep = strstr(uri, "://");
+    const char *slash = sep ? strchr(sep + 3, '/') : NULL;
+
+    return slash ? slash + 1 : NULL;
+}
+
+const char *cli_segment(const char *uri)
+{
+    const char *key = cli_is_uri(uri) ? cli_key(uri) : uri;
+    const char *slash = key ? strrchr(key, '/') : NULL;
+    const char *name = slash ? slash + 1 : key;
+
+    return name && *name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 ? name : NULL;
+}
+
+bool cli_is_folder(const char *uri)
+{
+    const char *key = cli_key(uri);
+
+    return !key || !*key || key[strlen(key) - 1] == '/';
 }

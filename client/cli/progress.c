@@ -20,9 +20,13 @@ struct cli_progress {
     pthread_mutex_t mtx;
     pthread_cond_t wake;
     /* under mtx */
-    uint64_t done, total; /* total 0: not known */
+    struct figures {
+        uint64_t done, total;     /* bytes; total 0: not known */
+        uint64_t objects, expect; /* expect 0: it is about one */
+    } now;
     bool stop;
-    /* drawing thread; read after its end */
+    /* under terminal, which is never taken with mtx held; read after the end of the drawing thread */
+    pthread_mutex_t terminal;
     bool shown;
 };
 
@@ -46,29 +50,55 @@ static void draw_label(const char *label, int max)
     fputs(p, stderr);
 }
 
-static void draw(struct cli_progress *p, uint64_t done, uint64_t total)
+static void draw_bar(double part, int columns)
 {
     static const char full_bar[] = "##############################";
+    int bar = columns < (int)sizeof full_bar - 1 ? columns : (int)sizeof full_bar - 1;
+
+    if (bar > 0)
+        fprintf(stderr, "[%.*s%*s] ", (int)(part * bar), full_bar, bar - (int)(part * bar), "");
+}
+
+static void draw(struct cli_progress *p, const struct figures *f)
+{
     double seconds = (cli_now_ms() - p->start_ms) / 1e3;
-    double part = total ? (double)done / (double)total : 0;
+    uint64_t done = f->total && f->done > f->total ? f->total : f->done;
+    double part = f->total ? (double)done / (double)f->total : f->expect ? (double)f->objects / (double)f->expect : 0;
     int columns = terminal_columns();
-    int bar = columns - columns / 4 - 50; /* the label takes up to a quarter, the figures up to 48 */
     char done_text[CLI_SIZE_TEXT], total_text[CLI_SIZE_TEXT], rate_text[CLI_SIZE_TEXT];
 
+    cli_size_text(done, done_text);
+    cli_size_text(f->total, total_text);
+    cli_size_text((uint64_t)((double)f->done / seconds), rate_text);
     fputs("\r\033[K", stderr);
-    draw_label(p->label, columns / 4);
-    if (total == 0)
-        fprintf(stderr, "  %.0f s", seconds);
-    else
-        fprintf(stderr, "  %3.0f%% ", part * 100);
-    if (total && bar > 0) {
-        bar = bar < (int)sizeof full_bar - 1 ? bar : (int)sizeof full_bar - 1;
-        fprintf(stderr, "[%.*s%*s] %s of %s, %s/s", (int)(part * bar), full_bar, bar - (int)(part * bar), "",
-                cli_size_text(done, done_text), cli_size_text(total, total_text),
-                cli_size_text((uint64_t)((double)done / seconds), rate_text));
+    if (f->expect) {
+        fprintf(stderr, "%3.0f%% ", part * 100);
+        draw_bar(part, columns - 90);
+        fprintf(stderr, "%ju of %ju objects, %s", (uintmax_t)f->objects, (uintmax_t)f->expect, done_text);
+        if (f->total)
+            fprintf(stderr, " of %s", total_text);
+        fprintf(stderr, ", %s/s", rate_text);
+    } else {
+        draw_label(p->label, columns / 4);
+        if (f->total == 0) {
+            fprintf(stderr, "  %.0f s", seconds);
+        } else {
+            fprintf(stderr, "  %3.0f%% ", part * 100);
+            if (columns - columns / 4 > 50) { /* the label takes up to a quarter, the figures up to 48 */
+                draw_bar(part, columns - columns / 4 - 50);
+                fprintf(stderr, "%s of %s, %s/s", done_text, total_text, rate_text);
+            }
+        }
     }
     fflush(stderr);
     p->shown = true;
+}
+
+static void wipe(struct cli_progress *p)
+{
+    if (p->shown)
+        fputs("\r\033[K", stderr);
+    p->shown = false;
 }
 
 static void *progress_thread(void *user)
@@ -79,16 +109,17 @@ static void *progress_thread(void *user)
     pthread_mutex_lock(&p->mtx);
     while (!p->stop) {
         struct timespec until = { .tv_sec = (time_t)(next_ms / 1e3) };
-        uint64_t done, total;
+        struct figures now;
 
         until.tv_nsec = (long)((next_ms - (double)until.tv_sec * 1e3) * 1e6);
         pthread_cond_timedwait(&p->wake, &p->mtx, &until);
         if (p->stop || cli_now_ms() < next_ms)
             continue;
-        done = p->done < p->total ? p->done : p->total;
-        total = p->total;
+        now = p->now;
         pthread_mutex_unlock(&p->mtx); /* a terminal that is held up must not hold up the transfer */
-        draw(p, done, total);
+        pthread_mutex_lock(&p->terminal);
+        draw(p, &now);
+        pthread_mutex_unlock(&p->terminal);
         next_ms = cli_now_ms() + NEXT_MS;
         pthread_mutex_lock(&p->mtx);
     }
@@ -112,6 +143,7 @@ struct cli_progress *cli_progress_start(const struct cli *c, const char *what)
     p->label = cli_printable(slash && slash[1] ? slash + 1 : what);
     p->start_ms = cli_now_ms();
     pthread_mutex_init(&p->mtx, NULL);
+    pthread_mutex_init(&p->terminal, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&p->wake, &attr);
@@ -133,9 +165,43 @@ void cli_progress_set(struct cli_progress *p, uint64_t done, uint64_t total)
     if (!p)
         return;
     pthread_mutex_lock(&p->mtx);
-    p->done = done;
-    p->total = total;
+    p->now.done = done;
+    p->now.total = total;
     pthread_mutex_unlock(&p->mtx);
+}
+
+void cli_progress_expect(struct cli_progress *p, uint64_t objects, uint64_t bytes)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->mtx);
+    p->now.expect = objects;
+    p->now.total = bytes;
+    pthread_mutex_unlock(&p->mtx);
+}
+
+void cli_progress_add(struct cli_progress *p, uint64_t objects, uint64_t bytes)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->mtx);
+    p->now.objects += objects;
+    p->now.done += bytes;
+    pthread_mutex_unlock(&p->mtx);
+}
+
+void cli_progress_pause(struct cli_progress *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->terminal);
+    wipe(p);
+}
+
+void cli_progress_resume(struct cli_progress *p)
+{
+    if (p)
+        pthread_mutex_unlock(&p->terminal);
 }
 
 void cli_progress_stop(struct cli_progress **pp)
@@ -150,9 +216,9 @@ void cli_progress_stop(struct cli_progress **pp)
     pthread_cond_signal(&p->wake);
     pthread_mutex_unlock(&p->mtx);
     pthread_join(p->thread, NULL);
-    if (p->shown)
-        fputs("\r\033[K", stderr);
+    wipe(p);
     pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->terminal);
     pthread_mutex_destroy(&p->mtx);
     free(p->label);
     free(p);

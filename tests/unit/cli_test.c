@@ -4,6 +4,8 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 
+#include "common/layout.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -237,6 +239,8 @@ static void make_dir(void)
 
     snprintf(dir, sizeof dir, "%s/larder-cli-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     cr_assert(mkdtemp(dir) != NULL);
+    unsetenv("LARDER_CACHE_DIR");
+    unsetenv("LARDER_ENDPOINT");
     cr_assert(mkdir(at("%s/%s", "work"), 0755) == 0 && mkdir(at("%s/%s", "store"), 0755) == 0);
     setenv("FAKE_LARDER_DIR", at("%s/%s", "store"), 1);
     setenv("TERM", "xterm", 1);
@@ -260,24 +264,26 @@ TestSuite(cli, .init = make_dir, .fini = remove_dir, .timeout = 30);
 
 Test(cli, help_names_every_command_of_this_release_and_no_other)
 {
-    static const char *const names[] = { "get", "cat", "put", "stat", "rm", "status", "ref" };
+    static const char *const names[] = { "get", "cat", "put",    "cp",     "ls",  "stat",
+                                         "rm",  "why", "status", "doctor", "run", "ref" };
 
     cr_assert(eq(int, LARDER("--help"), 0));
-    for (size_t i = 0; i < 7; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char line[32];
 
         snprintf(line, sizeof line, "\n  %-8s", names[i]);
         cr_expect(strstr(out, line) != NULL, "%s", names[i]);
     }
-    cr_expect(not(has_text(out, "evict") || has_text(out, "bench") || has_text(out, " cp")));
+    cr_expect(not(has_text(out, "evict") || has_text(out, "bench") || has_text(out, "pin")));
     cr_expect(eq(str, err, ""));
 }
 
 Test(cli, every_command_explains_itself)
 {
-    static const char *const names[] = { "get", "cat", "put", "stat", "rm", "status", "ref" };
+    static const char *const names[] = { "get", "cat", "put",    "cp",     "ls",  "stat",
+                                         "rm",  "why", "status", "doctor", "run", "ref" };
 
-    for (size_t i = 0; i < 7; i++) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         cr_expect(eq(int, LARDER(names[i], "--help"), 0));
         cr_expect(strstr(out, "usage: larder ") == out && strstr(out, names[i]) == out + 14, "%s", out);
         cr_expect(has_text(out, "Examples:") && has_text(out, "--timeout") && has_text(out, "Exit status:"), "%s", out);
@@ -304,8 +310,37 @@ Test(cli, wrong_usage_is_status_2_and_one_line_on_stderr)
         { "larder", "get", "s3://b/k", "s3://b/l", "-ofile", NULL },
         { "larder", "get", "s3://b/k", "s3://c/k", NULL },
         { "larder", "get", "--json", "s3://b/k", "-o-", NULL },
+        { "larder", "get", "s3://b/k", "-ofile", "-dd", NULL },
+        { "larder", "get", "s3://b/k", "-d", "", NULL },
+        { "larder", "get", "s3://b/k", "--jobs", "0", NULL },
+        { "larder", "get", "s3://b/k", "--jobs", "65", NULL },
+        { "larder", "get", "s3://b/k", "--jobs", "2x", NULL },
+        { "larder", "get", "-r", "s3://b/k", NULL },
+        { "larder", "get", "-r", "s3://b/k", "", NULL },
+        { "larder", "get", "-r", "s3://b/k", "d", "-of" },
+        { "larder", "get", "--from-file=-", "-ofile", NULL },
         { "larder", "cat", NULL },
         { "larder", "cat", "--json", "s3://b/k", NULL },
+        { "larder", "cat", "s3://b/k", "--offset", "-1", NULL },
+        { "larder", "cat", "s3://b/k", "--offset", "9223372036854775808", NULL },
+        { "larder", "cat", "s3://b/k", "--length", "0", NULL },
+        { "larder", "cat", "s3://b/k", "--length", "", NULL },
+        { "larder", "cp", "s3://b/k", NULL },
+        { "larder", "cp", "s3://b/k", "", NULL },
+        { "larder", "cp", "a", "b", NULL },
+        { "larder", "cp", "-", "b", NULL },
+        { "larder", "cp", "-", "s3://b/d/", NULL },
+        { "larder", "cp", "s3://b/d/", ".", NULL },
+        { "larder", "cp", "s3://b/k", "-", "--json", NULL },
+        { "larder", "ls", NULL },
+        { "larder", "ls", "--nonsense", "s3://b/", NULL },
+        { "larder", "why", NULL },
+        { "larder", "why", "s3://b/k", "s3://b/l", NULL },
+        { "larder", "doctor", "now", NULL },
+        { "larder", "run", NULL },
+        { "larder", "run", "--keep", "--", NULL },
+        { "larder", "run", "--json", "true", NULL },
+        { "larder", "run", "--cache-dir", "d", "true", NULL },
         { "larder", "put", "f", NULL },
         { "larder", "put", "f", "s3://b/k", "more", NULL },
         { "larder", "put", "f", "s3://b/k", "--meta", "novalue" },
@@ -334,9 +369,9 @@ Test(cli, wrong_usage_is_status_2_and_one_line_on_stderr)
 
 Test(cli, a_command_of_a_later_release_says_so)
 {
-    static const char *const names[] = { "ls", "cp", "sign", "warm", "evict", "pin", "why", "top", "doctor", "run" };
+    static const char *const names[] = { "sign", "warm", "evict", "pin", "unpin", "top", "verify", "bench" };
 
-    for (size_t i = 0; i < 10; i++) {
+    for (size_t i = 0; i < 8; i++) {
         cr_expect(eq(int, LARDER(names[i], "s3://b/k"), 2));
         cr_expect(has_text(err, "not in this release"), "%s", err);
     }
@@ -543,9 +578,9 @@ Test(cli, several_objects_go_into_a_directory)
 
 Test(cli, a_key_that_names_no_file_needs_o)
 {
-    static const char *const uris[] = { "s3://b/d/", "s3://b/d/..", "s3://b/.", "s3://b", "s3://b/", "nothing" };
+    static const char *const uris[] = { "s3://b/d/", "s3://b/d/..", "s3://b/.", "s3://b", "s3://b/" };
 
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 5; i++) {
         cr_expect(eq(int, LARDER("get", uris[i]), 1), "%s", uris[i]);
         cr_expect(has_text(err, "-o"), "%s", err);
     }
@@ -604,6 +639,12 @@ Test(cli, a_full_standard_output_is_a_failure_of_every_command)
         ARGV("stat", "--json", "s3://b/k"),
         ARGV("status"),
         ARGV("status", "--json"),
+        ARGV("ls", "s3://b/"),
+        ARGV("ls", "-R", "--json", "s3://b/"),
+        ARGV("cat", "--length", "1", "s3://b/k"),
+        ARGV("cp", "s3://b/k", "-"),
+        ARGV("why", "s3://b/k"),
+        ARGV("doctor", "--cache-dir", "none"),
         ARGV("ref", "join", "s3://b", "k"),
         ARGV("ref", "split", "s3://b/k"),
         ARGV("--help"),
@@ -641,9 +682,12 @@ Test(cli, a_reader_that_goes_away_ends_it_quietly)
         ARGV("cat", "s3://b/large-1000000", "s3://b/large-1000000"),
         ARGV("get", "s3://b/large-1000000", "-o-"),
         ARGV("status", "--json"),
+        ARGV("ls", "s3://b/"),
+        ARGV("ls", "--json", "s3://b/"),
     };
 
-    for (int i = 0; i < 6; i++) {
+    put("s3://b/k", "x");
+    for (int i = 0; i < 10; i++) {
         int fds[2];
 
         cr_assert(pipe2(fds, O_CLOEXEC) == 0);
@@ -684,6 +728,11 @@ Test(cli, every_kind_of_failure_has_its_status_and_its_json)
         cr_expect(eq(int, LARDER("put", "-", uri), rows[i].code));
         cr_expect(eq(int, LARDER("stat", uri), rows[i].code));
         cr_expect(eq(int, LARDER("rm", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("ls", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("cp", uri, "f"), rows[i].code));
+        cr_expect(eq(int, LARDER("cp", "s3://b/k", uri), rows[i].code));
+        cr_expect(eq(int, LARDER("cat", uri, "--length", "9"), rows[i].code));
+        cr_expect(eq(int, LARDER("why", uri), rows[i].code));
         cr_expect(eq(int, LARDER("get", uri), rows[i].code));
         cr_expect(eq(str, out, ""));
     }
@@ -788,6 +837,641 @@ Test(cli, verbose_tells_times_and_counts_on_stderr)
               err);
     cr_assert(eq(int, LARDER("cat", "-v", "s3://b/large-9"), 0));
     cr_expect(has_text(err, " ms, asked\n"), "%s", err);
+}
+
+/* ---- a part of an object ---- */
+
+/* What the fake was asked since the last look. */
+static char *calls(void)
+{
+    static char *text;
+    size_t len;
+
+    free(text);
+    text = read_file(at("%s/%s", "store/calls"), &len);
+    unlink(at("%s/%s", "store/calls"));
+    return text ? text : (text = strdup(""));
+}
+
+Test(cli, a_part_of_an_object_is_read_and_no_more_asked_for)
+{
+    put("s3://b/k", "0123456789");
+    cr_assert(eq(int, LARDER("cat", "s3://b/k", "--offset", "2", "--length", "3"), 0), "%s", err);
+    cr_expect(eq(str, out, "234"));
+    cr_expect(eq(str, calls(), "get_range 2 3\n"));
+    cr_assert(eq(int, LARDER("cat", "--offset", "7", "s3://b/k", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(str, out, "789789"));
+    cr_assert(eq(int, LARDER("cat", "--length=4", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(str, out, "0123"));
+    cr_assert(eq(int, LARDER("cat", "--offset", "8", "--length", "9223372036854775807", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(str, out, "89"));
+    cr_expect(eq(int, LARDER("cat", "--offset", "1", "s3://b/none"), 3));
+}
+
+Test(cli, behind_the_end_of_an_object_there_is_nothing)
+{
+    put("s3://b/k", "0123456789");
+    put("s3://b/empty", "");
+    cr_expect(eq(int, LARDER("cat", "--offset", "10", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(int, LARDER("cat", "--offset", "9223372036854775807", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(int, LARDER("cat", "--length", "5", "s3://b/empty"), 0), "%s", err);
+    cr_expect(eq(str, out, ""));
+}
+
+Test(cli, a_large_part_is_read_in_pieces)
+{
+    calls();
+    cr_assert(eq(int, LARDER("cat", "--offset", "1", "s3://b/large-5000000"), 0), "%s", err);
+    cr_expect(eq(sz, out_len, 4999999));
+    cr_expect(eq(str, calls(), "get_range 1 4194304\nread 1 4194304\nget_range 4194305 805695\nread 4194305 805695\n"));
+}
+
+Test(cli, a_part_is_of_one_version)
+{
+    cr_expect(eq(int, LARDER("cat", "--offset", "0", "s3://b/moved-4000000"), 0), "one piece: %s", err);
+    cr_expect(eq(int, LARDER("cat", "--offset", "0", "s3://b/moved-5000000"), 1));
+    cr_expect(has_text(err, "the object changed while it was read"), "%s", err);
+}
+
+/* ---- many objects ---- */
+
+static void put_numbers(const char *prefix, int n)
+{
+    for (int i = 0; i < n; i++) {
+        char uri[64], text[32];
+
+        snprintf(uri, sizeof uri, "%s%02d", prefix, i);
+        snprintf(text, sizeof text, "number %d", i);
+        put(uri, text);
+    }
+}
+
+Test(cli, what_a_list_names_is_got)
+{
+    static const char list[] = "s3://b/d/1\ns3://b/d/2\tdeep/er/zwei\n\ns3://b/d/3";
+
+    put("s3://b/d/1", "one");
+    put("s3://b/d/2", "two");
+    put("s3://b/d/3", "three");
+    write_file(at("%s/work/%s", "list"), list, strlen(list));
+    cr_assert(eq(int, LARDER("get", "--from-file", "list", "-d", "new"), 0), "%s", err);
+    cr_expect(has("new/1", "one") && has("new/deep/er/zwei", "two") && has("new/3", "three"));
+    how.in = "s3://b/d/2\n";
+    cr_assert(eq(int, LARDER("get", "--from-file", "-", "s3://b/d/1"), 0), "%s", err);
+    cr_expect(has("1", "one") && has("2", "two"));
+    cr_assert(eq(int, LARDER("get", "--from-file", "-"), 0), "an empty list is done: %s", err);
+}
+
+Test(cli, a_list_that_is_wrong_is_refused_before_anything_is_done)
+{
+    static const struct {
+        const char *list, *part;
+        size_t len;
+    } rows[] = {
+        { "s3://b/d/1\ns3://c/1\n", "several of the URIs would be written to \"1\"", 20 },
+        { "s3://b/d/1\tx\ns3://b/d/2\tx\n", "several of the URIs would be written to \"x\"", 26 },
+        { "s3://b/d/1\ns3://b/\0d\n", "line 2 of \"-\" holds a byte 0", 21 },
+        { "s3://b/d/1\n\tx\n", "line 2 of \"-\" lacks", 14 },
+        { "s3://b/d/1\n\ns3://b/d/2\t\n", "line 3 of \"-\" lacks", 24 },
+    };
+
+    put("s3://b/d/1", "one");
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        how.in = rows[i].list;
+        how.in_len = rows[i].len;
+        cr_expect(eq(int, LARDER("get", "--from-file", "-"), 2), "row %zu", i);
+        cr_expect(has_text(err, rows[i].part), "row %zu: %s", i, err);
+        cr_expect(eq(int, count_files("work"), 0));
+    }
+    cr_expect(eq(int, LARDER("get", "--from-file", "absent"), 1));
+    cr_expect(has_text(err, "could not open \"absent\": No such file"), "%s", err);
+    cr_expect(eq(int, LARDER("get", "--from-file", "."), 1));
+    cr_expect(has_text(err, "could not read \".\": Is a directory"), "%s", err);
+}
+
+Test(cli, small_objects_are_asked_for_together)
+{
+    put_numbers("s3://b/d/", 20);
+    calls();
+    cr_assert(eq(int, LARDER("get", "-r", "s3://b/d", "d", "--jobs", "1"), 0), "%s", err);
+    cr_expect(eq(str, calls(), "list -\nlist -\nlist -\nlist -\nget_many 20\n"));
+    cr_expect(has("d/00", "number 0") && has("d/19", "number 19"));
+    cr_expect(eq(int, count_files("work/d"), 20));
+    how.in = "s3://b/d/01\ns3://b/d/02\ns3://b/d/03\ns3://b/d/04\n";
+    cr_assert(eq(int, LARDER("get", "--from-file", "-", "-j", "2"), 0), "%s", err);
+    cr_expect(has("01", "number 1") && has("04", "number 4"));
+}
+
+Test(cli, many_at_a_time_are_got_and_told_in_order)
+{
+    put_numbers("s3://b/d/", 30);
+    put("s3://b/d/large-1500000", "");
+    put("s3://b/d/large-20", "");
+    cr_assert(eq(int, LARDER("get", "--json", "-r", "s3://b/d/", "out/put", "--jobs", "7"), 0), "%s", err);
+    for (int i = 0; i < 30; i++) {
+        char name[32], text[32];
+
+        snprintf(name, sizeof name, "out/put/%02d", i);
+        snprintf(text, sizeof text, "number %d", i);
+        cr_expect(has(name, text), "%s", name);
+        cr_expect(eq(str, (char *)text_of(json_line(i), "file"), name));
+    }
+    cr_expect(eq(i64, number_of(json_line(30), "size"), 1500000));
+    cr_expect(says_false(json_line(30), "hit") && says_true(json_line(29), "hit"));
+    cr_expect(eq(i64, number_of(json_line(31), "size"), 20));
+    cr_expect(eq(int, count_files("work/out/put"), 32));
+}
+
+Test(cli, one_failure_does_not_stop_the_others)
+{
+    char *first, *second;
+
+    put("s3://b/1", "one");
+    put("s3://b/2", "two");
+    cr_expect(eq(int, LARDER("get", "s3://b/none", "s3://b/1", "s3://b/gone", "s3://b/2", "-j1"), 3));
+    cr_expect(has("1", "one") && has("2", "two"));
+    first = strstr(err, "larder: could not get \"s3://b/none\"");
+    second = strstr(err, "larder: could not get \"s3://b/gone\"");
+    cr_expect(first && second && first < second, "%s", err);
+    cr_expect(eq(int, count_files("work"), 2));
+    cr_expect(
+        eq(int, LARDER("get", "--json", "s3://b/none", "s3://b/1", "s3://b/fail-denied", "s3://b/2", "s3://b/.."), 1));
+    cr_expect(eq(str, (char *)error_kind(), "not_found"));
+    cr_expect(eq(str, (char *)text_of(json_line(1), "uri"), "s3://b/1"));
+    cr_expect(eq(str, (char *)text_of(json_object_get(json_line(2), "error"), "kind"), "denied"));
+    cr_expect(eq(str, (char *)text_of(json_line(3), "uri"), "s3://b/2"));
+    cr_expect(eq(str, (char *)text_of(json_object_get(json_line(4), "error"), "kind"), "invalid"));
+}
+
+Test(cli, no_key_leads_out_of_the_directory)
+{
+    put("s3://b/d/../escaped", "bad");
+    put("s3://b/d/..", "bad");
+    put("s3://b/d//absolute", "bad");
+    put("s3://b/d/x//y", "bad");
+    put("s3://b/d/./z", "bad");
+    put("s3://b/d/m/", "a folder with bytes");
+    put("s3://b/d/folder/", "");
+    put("s3://b/d/", "");
+    put("s3://b/d/..fine/...", "good");
+    put("s3://b/d/a/b/c", "good");
+    cr_expect(eq(int, LARDER("get", "-r", "s3://b/d/", "d/"), 1));
+    cr_expect(has("d/..fine/...", "good") && has("d/a/b/c", "good"));
+    cr_expect(eq(int, count_files("work"), 1));
+    cr_expect(eq(int, count_files("work/d"), 3), "..fine, a, folder");
+    cr_expect(eq(int, count_files("work/d/folder"), 0));
+    cr_expect(has_text(err, "could not get \"s3://b/d/../escaped\": its key has \".\" or \"..\""), "%s", err);
+    cr_expect(has_text(err, "could not get \"s3://b/d//absolute\": its key has an empty part"), "%s", err);
+    cr_expect(has_text(err, "\"s3://b/d/..\"") && has_text(err, "\"s3://b/d/x//y\"") &&
+                  has_text(err, "\"s3://b/d/./z\"") && has_text(err, "\"s3://b/d/m/\""),
+              "%s", err);
+}
+
+Test(cli, a_prefix_that_holds_nothing_is_not_found)
+{
+    put("s3://b/dir", "x");
+    cr_expect(eq(int, LARDER("get", "-r", "s3://b/dir", "d"), 3));
+    cr_expect(has_text(err, "could not list \"s3://b/dir/\": there is no object below it"), "%s", err);
+    cr_expect(eq(int, LARDER("get", "-r", "s3://b/fail-denied/", "d"), 3), "that is another key");
+    cr_expect(eq(int, LARDER("get", "-r", "nothing", "d"), 1));
+    cr_expect(eq(int, count_files("work"), 0));
+}
+
+Test(cli, what_is_in_the_way_of_one_file_is_told)
+{
+    put("s3://b/d/a", "file");
+    put("s3://b/d/a/b", "below a file");
+    put("s3://b/d/c", "x");
+    cr_assert(mkdir(at("%s/work/%s", "d"), 0755) == 0 && mkdir(at("%s/work/%s", "d/c"), 0755) == 0);
+    write_file(at("%s/work/%s", "d/a"), "old", 3);
+    cr_expect(eq(int, LARDER("get", "-r", "s3://b/d", "d", "-j1"), 1));
+    cr_expect(has("d/a", "file"));
+    cr_expect(has_text(err, "\"d/a/b\": Not a directory") && has_text(err, "\"d/c\" is a directory"), "%s", err);
+}
+
+/* ---- ls ---- */
+
+Test(cli, ls_shows_one_level_in_the_order_of_the_store)
+{
+    put_numbers("s3://b/d/n", 7); /* more than a page of the fake */
+    put("s3://b/d/n03/x", "x");
+    put("s3://b/d/n03/y", "y");
+    put("s3://b/e", "elsewhere");
+    cr_assert(eq(int, LARDER("ls", "s3://b/d/"), 0), "%s", err);
+    cr_expect(eq(str, out,
+                 "s3://b/d/n00\ns3://b/d/n01\ns3://b/d/n02\ns3://b/d/n03\ns3://b/d/n03/\ns3://b/d/n04\n"
+                 "s3://b/d/n05\ns3://b/d/n06\n"));
+    cr_assert(eq(int, LARDER("ls", "-R", "s3://b/d/n03"), 0), "%s", err);
+    cr_expect(eq(str, out, "s3://b/d/n03\ns3://b/d/n03/x\ns3://b/d/n03/y\n"));
+    cr_assert(eq(int, LARDER("ls", "s3://b"), 0), "a container needs no slash: %s", err);
+    cr_expect(eq(str, out, "s3://b/d/\ns3://b/e\n"));
+}
+
+Test(cli, ls_tells_size_and_time)
+{
+    json_t *v;
+
+    put("s3://b/d/k", "12345");
+    put("s3://b/d/sub/k", "");
+    put("s3://b/d/undated", "");
+    cr_assert(eq(int, LARDER("ls", "-l", "s3://b/d/"), 0), "%s", err);
+    cr_expect(eq(str, out,
+                 "              5  2026-01-01T00:00:00Z  s3://b/d/k\n"
+                 "              -  -                     s3://b/d/sub/\n"
+                 "              0  -                     s3://b/d/undated\n"));
+    cr_assert(eq(int, LARDER("ls", "--json", "s3://b/d/"), 0), "%s", err);
+    v = json_line(0);
+    cr_expect(eq(str, (char *)text_of(v, "uri"), "s3://b/d/k"));
+    cr_expect(eq(str, (char *)text_of(v, "last_modified"), "2026-01-01T00:00:00Z"));
+    cr_expect(eq(str, (char *)text_of(v, "etag"), "e7a6"));
+    cr_expect(eq(i64, number_of(v, "size"), 5));
+    cr_expect(says_false(v, "is_prefix") && says_true(json_line(1), "is_prefix"));
+    cr_expect(json_object_get(json_line(1), "size") == NULL);
+    cr_expect(says_null(json_line(2), "last_modified") && says_null(json_line(2), "etag"));
+}
+
+Test(cli, an_empty_folder_is_listed_and_a_name_that_nothing_has_is_not_found)
+{
+    cr_expect(eq(int, LARDER("ls", "s3://b/d/"), 0), "%s", err);
+    cr_expect(eq(int, LARDER("ls", "s3://b"), 0), "%s", err);
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(str, err, ""));
+    cr_expect(eq(int, LARDER("ls", "s3://b/d"), 3));
+    cr_expect(eq(str, err, "larder: could not list \"s3://b/d\": nothing begins with it\n"));
+    cr_expect(eq(int, LARDER("ls", "--json", "s3://b/d"), 3));
+    cr_expect(eq(str, (char *)error_kind(), "not_found"));
+}
+
+/* ---- cp ---- */
+
+Test(cli, what_the_store_can_copy_it_copies)
+{
+    put("s3://b/k", "12345");
+    calls();
+    cr_assert(eq(int, LARDER("cp", "--json", "s3://b/k", "s3://b/l"), 0), "%s", err);
+    cr_expect(says_true(json_line(0), "by_store") && says_null(json_line(0), "size"));
+    cr_expect(eq(str, calls(), "copy\n"));
+    cr_expect(eq(int, LARDER("cat", "s3://b/l"), 0));
+    cr_expect(eq(str, out, "12345"));
+    cr_expect(eq(int, LARDER("cp", "s3://b/k", "s3://b/d/"), 0), "%s", err);
+    cr_expect(eq(int, LARDER("cat", "s3://b/d/k"), 0), "a folder gets the name added");
+    cr_expect(eq(int, LARDER("cp", "s3://b/none", "s3://b/l"), 3));
+}
+
+Test(cli, between_stores_an_object_goes_through_with_its_metadata)
+{
+    static const char *const to[] = { "s3://other/k", "S3://b/k", "s3://b/nocopy", "gs://b/k" };
+
+    how.in = "12345";
+    cr_assert(eq(int, LARDER("put", "-", "s3://b/k", "--content-type", "text/csv", "--meta", "a=1"), 0));
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert(eq(int, LARDER("cp", "--json", "s3://b/k", to[i]), 0), "%s: %s", to[i], err);
+        cr_expect(says_false(json_line(0), "by_store") && number_of(json_line(0), "size") == 5, "%s", to[i]);
+        cr_expect(eq(str, has_text(calls(), "copy") ? (char *)"asked" : (char *)"", i < 3 ? "asked" : ""));
+        cr_assert(eq(int, LARDER("stat", "--json", to[i]), 0));
+        cr_expect(eq(str, (char *)text_of(json_line(0), "content_type"), "text/csv"));
+        cr_expect(eq(str, (char *)text_of(json_object_get(json_line(0), "metadata"), "a"), "1"));
+    }
+    cr_expect(eq(int, LARDER("cp", "s3://b/k", "gs://b/plain"), 0));
+    cr_expect(eq(str, err, "larder: copied \"s3://b/k\" without its metadata: this store keeps no metadata\n"));
+    cr_expect(eq(int, LARDER("cat", "gs://b/plain"), 0));
+    cr_expect(eq(int, LARDER("cp", "s3://b/none", "gs://b/k"), 3));
+}
+
+Test(cli, what_is_too_large_to_go_through_is_refused)
+{
+    put("s3://b/large-8388609", "");
+    cr_expect(eq(int, LARDER("cp", "--json", "s3://b/large-8388609", "gs://b/k"), 1));
+    cr_expect(eq(str, (char *)error_kind(), "limit_exceeded"));
+    cr_expect(
+        has_text(err,
+                 "it is 8388609 bytes: its store cannot copy it to \"gs://b/k\", and one put takes at most 8388608"),
+        "%s", err);
+    cr_expect(eq(int, LARDER("stat", "gs://b/k"), 3));
+    cr_expect(eq(int, LARDER("cp", "s3://b/large-8388609", "s3://b/k"), 0), "the store can: %s", err);
+}
+
+Test(cli, files_are_copied_in_and_out)
+{
+    write_file(at("%s/work/%s", "f"), "from a file", 11);
+    cr_assert(mkdir(at("%s/work/%s", "d"), 0755) == 0);
+    cr_expect(eq(int, LARDER("cp", "f", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(int, LARDER("cp", "f", "s3://b/d/"), 0), "%s", err);
+    cr_expect(eq(int, LARDER("cp", "s3://b/d/f", "d"), 0), "%s", err);
+    cr_expect(has("d/f", "from a file"));
+    cr_expect(eq(int, LARDER("cp", "s3://b/k", "g"), 0), "%s", err);
+    cr_expect(has("g", "from a file"));
+    cr_expect(eq(int, LARDER("cp", "s3://b/k", "-"), 0), "%s", err);
+    cr_expect(eq(str, out, "from a file"));
+    how.in = "from a pipe";
+    cr_expect(eq(int, LARDER("cp", "-", "s3://b/k"), 0), "%s", err);
+    cr_expect(eq(int, LARDER("cp", "--json", "s3://b/k", "g"), 0), "%s", err);
+    cr_expect(has("g", "from a pipe"));
+    cr_expect(eq(i64, number_of(json_line(0), "size"), 11));
+    cr_expect(eq(int, LARDER("cp", "s3://b/none", "g"), 3));
+    cr_expect(has("g", "from a pipe"), "a copy that fails leaves the old file");
+    cr_expect(eq(int, LARDER("cp", "absent", "s3://b/k"), 1));
+    cr_expect(has_text(err, "could not copy \"absent\": ") || has_text(err, "could not open \"absent\": "), "%s", err);
+    cr_expect(eq(int, count_files("work"), 3));
+}
+
+/* ---- why ---- */
+
+Test(cli, why_tells_what_is_seen_here_and_what_the_agent_knows)
+{
+    put("s3://b/k", "x");
+    cr_assert(eq(int, LARDER("why", "s3://b/k"), 0), "%s", err);
+    cr_expect(has_text(out, "this_process  hit: read here, without asking the agent\n"), "%s", out);
+    cr_expect(has_text(out, "size_bytes    1.5 GiB\n"), "%s", out);
+    cr_assert(eq(int, LARDER("why", "--json", "s3://b/cold"), 0), "%s", err);
+    cr_expect(eq(str, (char *)text_of(json_line(0), "this_process"), "miss: the agent is asked"));
+    cr_expect(eq(i64, number_of(json_line(0), "size_bytes"), 1610612736));
+    cr_expect(eq(int, LARDER("why", "s3://b/k", "--cache-dir", "absent"), 1));
+    cr_expect(has_text(out, "this_process  hit"), "%s", out);
+    cr_expect(has_text(err, "could not ask about \"s3://b/k\": no agent answers"), "%s", err);
+    cr_expect(eq(int, LARDER("why", "--json", "s3://b/k", "--cache-dir", "absent"), 1));
+    cr_expect(eq(str, (char *)error_kind(), "no_agent"));
+}
+
+/* ---- doctor ---- */
+
+/* A cache directory as an agent leaves it: work/cache. */
+static void make_cache(uint32_t layout)
+{
+    static const char *const folders[] = { "cache", "cache/gen-3", "cache/blocks", "cache/rw", "cache/ipc" };
+    struct ldr_hdr h = { .magic = LDR_HDR_MAGIC,
+                         .version = LDR_HDR_VERSION,
+                         .psize = LDR_PAGE,
+                         .generation = 3,
+                         .nonce = 77,
+                         .mapsize = MIB,
+                         .boot = 5,
+                         .inline_limit = 4096 };
+    struct ldr_format f = { .layout = layout, .boot = 5, .generation = 3, .nonce = 77 };
+    char page[LDR_HDR_BYTES] = { 0 }, text[LDR_FORMAT_MAX];
+    FILE *id = fopen("/proc/sys/kernel/random/boot_id", "r");
+
+    cr_assert(id && fscanf(id, "%63s", f.boot_id) == 1);
+    fclose(id);
+    for (size_t i = 0; i < 5; i++)
+        cr_assert(mkdir(at("%s/work/%s", folders[i]), 0755) == 0 || errno == EEXIST);
+    memcpy(page, &h, sizeof h);
+    write_file(at("%s/work/%s", "cache/gen-3/hdr"), page, sizeof page);
+    write_file(at("%s/work/%s", "cache/gen-3/data.mdb"), page, sizeof page);
+    write_file(at("%s/work/%s", "cache/rw/touch"), page, sizeof page);
+    write_file(at("%s/work/%s", "cache/ipc/agent.sock"), "", 0);
+    write_file(at("%s/work/%s", "cache/format"), text, ldr_format_print(&f, text));
+}
+
+/* The status of a check, of the last run with --json. */
+static const char *verdict(const char *check)
+{
+    for (int i = 0; i < 32 && i < (int)out_len; i++) {
+        json_t *v = json_line(i);
+
+        if (!strcmp(text_of(v, "check"), check))
+            return text_of(v, "status");
+        if (!strcmp(text_of(v, "check"), "clock"))
+            break; /* the last */
+    }
+    return "(none)";
+}
+
+Test(cli, doctor_finds_a_good_cache_good)
+{
+    static const char *const checks[] = { "cache directory", "format", "boot",  "index", "block files",
+                                          "hit counts",      "socket", "agent", "clock" };
+
+    make_cache(LDR_LAYOUT);
+    cr_assert(symlink("cache", at("%s/work/%s", "same")) == 0); /* the fake of this name is of our release */
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "same"), 0), "%s", out);
+    for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++)
+        cr_expect(eq(str, (char *)verdict(checks[i]), "ok"), "%s: %s", checks[i], out);
+    cr_expect(eq(int, LARDER("doctor", "--cache-dir", "same"), 0), "%s", out);
+    cr_expect(has_text(out, "ok    index            readable\n"), "%s", out);
+    cr_expect(not(has_text(out, "FAIL")), "%s", out);
+}
+
+Test(cli, doctor_works_without_cache_and_agent)
+{
+    setenv("HOME", at("%s/%s", "work"), 1);
+    setenv("XDG_CACHE_HOME", "", 1);
+    write_file(at("%s/%s", "store/no-agent"), "", 0);
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "none"), 0), "%s", out);
+    cr_expect(eq(str, (char *)verdict("cache directory"), "warn"));
+    cr_expect(eq(str, (char *)verdict("agent"), "warn"));
+    cr_expect(eq(str, (char *)verdict("socket"), "warn"));
+    setenv("LARDER_CACHE_DIR", "none", 1);
+    cr_expect(eq(int, LARDER("doctor"), 0), "%s", out);
+    cr_expect(has_text(out, "there is no cache: none ($LARDER_CACHE_DIR) does not exist; start larderd"), "%s", out);
+    setenv("LARDER_CACHE_DIR", "", 1);
+    cr_expect(eq(int, LARDER("doctor"), 0), "%s", out);
+    cr_expect(has_text(out, "there is no cache: nothing names its directory"), "%s", out);
+}
+
+Test(cli, doctor_tells_what_is_wrong_with_a_cache)
+{
+    make_cache(LDR_LAYOUT + 1);
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "cache"), 1));
+    cr_expect(eq(str, (char *)verdict("format"), "fail"));
+    cr_expect(eq(str, (char *)verdict("agent"), "warn"), "it is of another release");
+    make_cache(LDR_LAYOUT);
+    write_file(at("%s/work/%s", "cache/gen-3/hdr"), "short", 5);
+    unlink(at("%s/work/%s", "cache/rw/touch"));
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "cache"), 1));
+    cr_expect(eq(str, (char *)verdict("index"), "fail"));
+    cr_expect(eq(str, (char *)verdict("hit counts"), "warn"));
+    write_file(at("%s/work/%s", "cache/format"), "garbage", 7);
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "cache"), 1));
+    cr_expect(eq(str, (char *)verdict("format"), "fail"));
+    write_file(at("%s/work/%s", "f"), "", 0);
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "f"), 1));
+    cr_expect(eq(str, (char *)verdict("cache directory"), "fail"));
+}
+
+Test(cli, doctor_sees_with_the_rights_of_its_user)
+{
+    make_cache(LDR_LAYOUT);
+    cr_assert(chmod(at("%s/work/%s", "cache/gen-3/data.mdb"), 0) == 0 &&
+              chmod(at("%s/work/%s", "cache/blocks"), 0) == 0 && chmod(at("%s/work/%s", "cache/rw/touch"), 0440) == 0 &&
+              chmod(at("%s/work/%s", "cache/ipc/agent.sock"), 0440) == 0);
+    how.obey_modes = true;
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", "cache"), 1));
+    cr_expect(eq(str, (char *)verdict("index"), "fail"), "%s", out);
+    cr_expect(eq(str, (char *)verdict("block files"), "fail"));
+    cr_expect(eq(str, (char *)verdict("hit counts"), "warn"));
+    cr_expect(eq(str, (char *)verdict("socket"), "fail"));
+    cr_expect(has_text(out, "join the group"), "%s", out);
+    cr_assert(chmod(at("%s/work/%s", "cache/blocks"), 0755) == 0);
+}
+
+Test(cli, doctor_knows_how_long_the_path_of_a_socket_may_be)
+{
+    char name[128];
+
+    snprintf(name, sizeof name, "%0100d", 0);
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", name), 1));
+    cr_expect(eq(str, (char *)verdict("socket"), "fail"));
+    setenv("LARDER_ENDPOINT", "/run/larder", 1);
+    cr_expect(eq(int, LARDER("doctor", "--json", "--cache-dir", name), 0), "%s", out);
+}
+
+/* ---- run ---- */
+
+/* A program larderd in $PATH; the fake library sees an agent once store/no-agent is gone. */
+static void make_agent(const char *script)
+{
+    char *path = NULL, *text = NULL;
+
+    cr_assert(asprintf(&path, "%s/bin:%s", dir, getenv("PATH")) != -1);
+    cr_assert(asprintf(&text,
+                       "#!/bin/sh\ncd \"$FAKE_LARDER_DIR\"\necho \"$LARDER_CACHE_DIR $*\" > agent\n"
+                       "trap 'echo > stopped; exit 0' TERM\n%s\nwhile :; do sleep 0.02; done\n",
+                       script) != -1);
+    cr_assert(mkdir(at("%s/%s", "bin"), 0755) == 0);
+    write_file(at("%s/%s", "bin/larderd"), text, strlen(text));
+    cr_assert(chmod(at("%s/%s", "bin/larderd"), 0755) == 0);
+    write_file(at("%s/%s", "store/no-agent"), "", 0);
+    setenv("PATH", path, 1);
+    setenv("XDG_CACHE_HOME", at("%s/%s", "xdg"), 1);
+    free(text);
+    free(path);
+}
+
+static void wait_for_file(const char *name)
+{
+    for (int i = 0; access(at("%s/%s", name), F_OK) == -1; i++) {
+        cr_assert(i < 5000, "%s does not appear", name);
+        usleep(2000);
+    }
+}
+
+static bool exists(const char *name)
+{
+    return access(at("%s/%s", name), F_OK) == 0;
+}
+
+#define GOOD_AGENT "rm no-agent"
+
+Test(cli, run_gives_a_command_an_agent_of_its_own)
+{
+    size_t len;
+    char *agent, *end;
+
+    make_agent(GOOD_AGENT);
+    how.in = "from our standard input\n";
+    cr_assert(
+        eq(int,
+           LARDER(
+               "run", "-c", "file.yaml", "--", "sh", "-c",
+               "echo $LARDER_CACHE_DIR; echo $LARDER_ENDPOINT; stat -c %a ${LARDER_CACHE_DIR%/cache}; cat; echo \"$@\"",
+               "sh", "--help", "-v"),
+           0),
+        "%s", err);
+    end = strchr(out, '\n');
+    cr_assert(end != NULL);
+    *end = '\0';
+    agent = read_file(at("%s/%s", "store/agent"), &len);
+    cr_expect(agent && strncmp(agent, out, strlen(out)) == 0 && has_text(agent, "/cache -c file.yaml\n"), "%s", agent);
+    cr_expect(strncmp(end + 1, out, strlen(out)) == 0 && strncmp(end + 1 + strlen(out), "/ipc\n", 5) == 0);
+    cr_expect(has_text(end + 1, "\n700\nfrom our standard input\n--help -v\n"), "%s", end + 1);
+    cr_expect(access(out, F_OK) == -1 && exists("store/stopped"));
+    cr_expect(eq(int, count_files("xdg/larder/run"), 0));
+    cr_expect(eq(str, err, ""));
+    free(agent);
+}
+
+Test(cli, run_ends_as_its_command_does)
+{
+    static const struct {
+        const char *script;
+        int status;
+    } rows[] = { { "exit 0", 0 }, { "exit 7", 7 }, { "exit 255", 255 }, { "kill -9 $$", 128 + 9 } };
+
+    make_agent(GOOD_AGENT);
+    write_file(at("%s/work/%s", "plain"), "", 0);
+    for (size_t i = 0; i < 4; i++)
+        cr_expect(eq(int, LARDER("run", "sh", "-c", rows[i].script), rows[i].status), "%s: %s", rows[i].script, err);
+    cr_expect(eq(int, LARDER("run", "./absent"), 127));
+    cr_expect(has_text(err, "could not run \"./absent\": No such file"), "%s", err);
+    cr_expect(eq(int, LARDER("run", "./plain"), 126));
+    cr_expect(has_text(err, "could not run \"./plain\": Permission denied"), "%s", err);
+    cr_expect(eq(int, count_files("xdg/larder/run"), 0));
+}
+
+Test(cli, an_agent_that_does_not_start_is_told_with_its_own_words)
+{
+    make_agent("echo 'the \x1b[31mdisk is full' >&2; exit 3");
+    cr_expect(eq(int, LARDER("run", "echo", "never"), 1));
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(str, err, "larder: the agent ended before it answered\nlarder: larderd: the \\x1b[31mdisk is full\n"));
+    cr_expect(eq(int, count_files("xdg/larder/run"), 0));
+    unlink(at("%s/%s", "bin/larderd"));
+    cr_expect(eq(int, LARDER("run", "echo", "never"), 1));
+    cr_expect(has_text(err, "could not run larderd, neither beside this program nor in $PATH"), "%s", err);
+}
+
+Test(cli, an_agent_that_ends_early_is_told)
+{
+    make_agent("rm no-agent; while ! [ -e end ]; do sleep 0.02; done; echo the end >&2; exit 1");
+    cr_expect(eq(int, LARDER("run", "sh", "-c", "cd $FAKE_LARDER_DIR; : > end; sleep 0.3; exit 5"), 5));
+    cr_expect(eq(str, err, "larder: the agent ended before the command\nlarder: larderd: the end\n"));
+}
+
+Test(cli, run_passes_signals_on_and_cleans_up_behind)
+{
+    static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+
+    make_agent(GOOD_AGENT);
+    for (size_t i = 0; i < 3; i++) {
+        pid_t pid;
+
+        unlink(at("%s/%s", "work/ready"));
+        pid = start(ARGV("run", "sh", "-c", "trap 'exit 9' TERM INT HUP; : > ready; while :; do sleep 0.02; done"));
+        wait_for_file("work/ready");
+        cr_assert(kill(pid, signals[i]) == 0);
+        cr_expect(eq(int, finish(pid), 9), "%s", err);
+        cr_expect(exists("store/stopped"));
+        cr_expect(eq(int, count_files("xdg/larder/run"), 0));
+        unlink(at("%s/%s", "store/stopped"));
+        write_file(at("%s/%s", "store/no-agent"), "", 0);
+    }
+}
+
+Test(cli, a_signal_while_the_agent_starts_ends_all)
+{
+    pid_t pid;
+
+    make_agent(": it never answers");
+    pid = start(ARGV("run", "echo", "never"));
+    wait_for_file("store/agent");
+    cr_assert(kill(pid, SIGTERM) == 0);
+    cr_expect(eq(int, finish(pid), 128 + SIGTERM));
+    cr_expect(eq(str, out, ""));
+    cr_expect(eq(int, count_files("xdg/larder/run"), 0));
+}
+
+Test(cli, nothing_runs_on_when_run_is_killed)
+{
+    pid_t pid;
+
+    make_agent(GOOD_AGENT);
+    pid = start(ARGV("run", "sh", "-c", "trap ': > ended; exit 0' TERM; : > ready; while :; do sleep 0.02; done"));
+    wait_for_file("work/ready");
+    cr_assert(kill(pid, SIGKILL) == 0);
+    cr_expect(eq(int, finish(pid), 256 + SIGKILL));
+    wait_for_file("work/ended");
+    wait_for_file("store/stopped");
+}
+
+Test(cli, run_keeps_what_it_is_told_to_keep)
+{
+    make_agent("rm no-agent; mkdir \"$LARDER_CACHE_DIR\"; : > \"$LARDER_CACHE_DIR/format\"; echo hello >&2");
+    cr_expect(eq(int, LARDER("run", "--keep", "true"), 0));
+    cr_expect(strncmp(err, "larder: kept \"", 14) == 0 && has_text(err, "/xdg/larder/run/larder-"), "%s", err);
+    cr_expect(eq(int, count_files("xdg/larder/run"), 1));
 }
 
 /* ---- odd keys ---- */
@@ -912,6 +1596,34 @@ Test(cli, a_long_wait_shows_unless_quiet_is_asked_for)
     cr_expect(strncmp(seen, "larder: could not stat", 22) == 0, "%s", seen);
     close(other);
     close(terminal);
+}
+
+Test(cli, many_objects_have_one_line)
+{
+    int other, terminal = open_terminal(&other);
+    pid_t pid;
+
+    put("s3://b/k", "0123456789");
+    pid = start_on(other, ARGV("get", "s3://b/gate-100000", "s3://b/k", "s3://b/none", "-j3"));
+    cr_expect(see(terminal, seen, sizeof seen, "2 of 3 objects, 64.0 KiB, "), "%s", seen);
+    open_gate();
+    how.err_fd = other;
+    cr_expect(eq(int, finish(pid), 3));
+    expect_end(terminal, other, "END");
+    cr_expect(has_text(seen, "\r\033[Klarder: could not get \"s3://b/none\": there is no such object\r\n"), "%s", seen);
+    cr_expect(has("k", "0123456789"));
+}
+
+Test(cli, ls_shows_a_terminal_nothing_that_it_would_act_on)
+{
+    int other, terminal = open_terminal(&other);
+
+    put("s3://b/\x1b[31m\nred", "x");
+    how.out_fd = other;
+    cr_expect(eq(int, LARDER("ls", "s3://b/"), 0), "%s", err);
+    expect_end(terminal, other, "s3://b/\\x1b[31m\\x0ared\r\nEND");
+    cr_expect(eq(int, LARDER("ls", "s3://b/"), 0), "%s", err);
+    cr_expect(eq(str, out, "s3://b/\x1b[31m\nred\n"), "a program gets it as it is");
 }
 
 Test(cli, what_is_quick_shows_nothing)
