@@ -188,7 +188,8 @@ Test(badinput, a_server_that_lies_about_lengths_gives_an_error_or_on_a_second_tr
         cr_assert(eq(int, larder_delete(t.l, URI, LONG_MS, NULL), LARDER_OK));
         agent_seed_s3(&t.s3, "a", bytes, 100000);
     }
-    cr_expect(eq(u64, agent_counter(&t.agent, "files"), 0));
+    larder_close(&t.l); /* with the mappings that it kept */
+    agent_wait_until(agent_counter(&t.agent, "files") == 0);
     free(bytes);
 }
 
@@ -527,7 +528,7 @@ Test(badinput, a_block_that_was_changed_behind_the_agents_back_is_fetched_anew)
         expect_bytes(fresh, "file://box/a", bytes, LDR_MIB);
         expect_bytes(fresh, "file://box/a", bytes, LDR_MIB);
         cr_expect(eq(u64, counts_of(fresh).asks, 1), "harm %d", (int)h);
-        cr_expect(counts_of(fresh).damaged >= 1, "harm %d", (int)h);
+        cr_expect(h == DELETED || counts_of(fresh).damaged >= 1, "harm %d", (int)h); /* gone is no damage */
         larder_close(&fresh);
         cr_expect(eq(u64, agent_counter(&t.agent, "store_gets"), h + 1), "harm %d", (int)h);
         agent_wait_until(agent_counter(&t.agent, "files") == 1);
@@ -577,43 +578,34 @@ static void read_more_than_fits(const char *scheme, size_t size, unsigned n)
         }
 }
 
-Test(badinput, when_max_size_is_reached_bytes_come_over_ipc_and_nothing_more_is_cached)
+Test(badinput, when_max_size_is_reached_older_objects_make_room)
 {
-    struct larder_err err = { 0 };
     uint8_t *bytes = bd_bytes(8 * LDR_MIB, 9);
-    struct larder *other;
 
     agent_init(&t.agent, NULL);
     agent_set(&t.agent, "LARDER_CACHE_MAX_SIZE", "20MiB");
     go();
     read_more_than_fits("file", 2 * LDR_MIB, 12);
-    cr_expect(agent_counter(&t.agent, "uncached_full") > 0);
+    cr_expect(agent_counter(&t.agent, "evicted_blocks") > 0);
     cr_expect(agent_counter(&t.agent, "objects") > 0);
     cr_expect(agent_counter(&t.agent, "objects") < 12);
     cr_expect(agent_counter(&t.agent, "bytes") <= 20 * LDR_MIB);
-    /* writes go on, and are not cached */
     put_bytes(t.l, "file://box/new", bytes, 8 * LDR_MIB);
     expect_bytes(t.l, "file://box/new", bytes, 8 * LDR_MIB);
-    /* a view is a copy of at most 8 MiB; a delete makes room again */
-    cr_assert(eq(int, larder_delete(t.l, "file://box/2097152-0", LONG_MS, &err), LARDER_OK), "%s", err.msg);
-    agent_wait_until(agent_counter(&t.agent, "bytes") <= 18 * LDR_MIB);
-    other = agent_open(&t.agent);
-    put_bytes(other, "file://box/fits", bytes, LDR_MIB);
-    expect_bytes(other, "file://box/fits", bytes, LDR_MIB);
-    cr_expect(eq(u64, counts_of(other).hits, 1));
-    larder_close(&other);
+    cr_expect(agent_counter(&t.agent, "bytes") <= 20 * LDR_MIB);
     free(bytes);
 }
 
-Test(badinput, when_inline_size_is_reached_small_objects_come_over_ipc)
+Test(badinput, when_inline_size_is_reached_older_small_objects_make_room)
 {
     agent_init(&t.agent, NULL);
     agent_set(&t.agent, "LARDER_CACHE_INLINE_SIZE", "100KiB");
     go();
     read_more_than_fits("file", 8000, 30);
-    cr_expect(agent_counter(&t.agent, "uncached_full") > 0);
+    cr_expect(agent_counter(&t.agent, "evicted_objects") > 0);
     cr_expect(agent_counter(&t.agent, "objects") > 0);
     cr_expect(agent_counter(&t.agent, "objects") < 30);
+    cr_expect(eq(u64, agent_counter(&t.agent, "uncached_full"), 0));
 }
 
 /* Fill the file system of the cache but for `leave_bytes`. */
@@ -646,11 +638,11 @@ static void start_on_tmpfs(const char *size, const char *inline_size)
     go();
 }
 
-Test(badinput, on_a_full_disk_bytes_come_over_ipc_and_nobody_dies)
+Test(badinput, on_a_full_disk_bytes_come_all_the_same_and_nobody_dies)
 {
     start_on_tmpfs("40m", "10MiB");
     read_more_than_fits("file", 3 * LDR_MIB, 14);
-    cr_expect(agent_counter(&t.agent, "uncached_full") > 0);
+    cr_expect(agent_counter(&t.agent, "evicted_blocks") > 0);
     cr_expect(agent_counter(&t.agent, "objects") > 0);
     fill_up("others", 0); /* now not even a page is free */
     read_more_than_fits("file", 3 * LDR_MIB, 3);
@@ -663,10 +655,9 @@ Test(badinput, when_the_index_cannot_grow_small_objects_come_over_ipc_and_the_ne
     struct larder_err err = { 0 };
     char path[TEST_DIR_MAX + 64];
 
-    start_on_tmpfs("40m", "12MiB"); /* which makes steps of 9.5 MiB: room for 600 objects of 16 KiB */
+    start_on_tmpfs("40m", "24MiB"); /* in steps of 16 MiB: room for some 900 objects of 16 KiB */
     fill_up("others", 8192);
-    read_more_than_fits("file", 16000, 700);
-    cr_expect(agent_logged(&t.agent, "could not extend data.mdb"));
+    read_more_than_fits("file", 16000, 1300);
     cr_expect(agent_counter(&t.agent, "uncached_full") > 0);
     cr_expect(agent_counter(&t.agent, "objects") > 300);
     put_text(t.l, "file://box/16000-1", "new"); /* a version that is cached gives way all the same */

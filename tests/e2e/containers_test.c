@@ -104,10 +104,10 @@ static void serve(int fd, const char *cache)
         if (sscanf(line, "%255s %u %u", uri, &size, &seed) != 3)
             _exit(92);
         want = bd_bytes(size, seed);
-        larder_get_counts(l, &before);
+        larder_get_counts(l, &before, sizeof before);
         r = (struct result){ .kind = larder_get(l, uri, LONG_MS, &o, &err) };
         r.took_ns = ldr_mono_ns() - at;
-        larder_get_counts(l, &after);
+        larder_get_counts(l, &after, sizeof after);
         r.asks = after.asks - before.asks;
         r.ok = o && larder_object_size(o) == size && !memcmp(larder_object_data(o), want, size);
         snprintf(r.msg, sizeof r.msg, "%.199s", err.msg);

@@ -94,7 +94,7 @@ static inline struct larder_counts counts_of(struct larder *l)
 {
     struct larder_counts c;
 
-    larder_get_counts(l, &c);
+    larder_get_counts(l, &c, sizeof c);
     return c;
 }
 

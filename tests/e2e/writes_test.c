@@ -121,13 +121,16 @@ Test(writes, a_block_that_is_overwritten_goes_and_views_of_it_stay)
     cr_assert(eq(int, larder_get(t.l, object, LONG_MS, &o, NULL), LARDER_OK));
     put_bytes(t.l, object, two, LDR_MIB);
     expect_bytes(t.l, object, two, LDR_MIB);
-    agent_wait_until(agent_counter(&t.agent, "files") == 1);
-    cr_expect(eq(u64, agent_counter(&t.agent, "block_files"), 1));
+    agent_wait_until(agent_counter(&t.agent, "block_files") == 1);
+    agent_wait_until(agent_counter(&t.agent, "unlinked_mapped_bytes") == LDR_MIB); /* counted while it is mapped */
+    cr_expect(eq(u64, agent_counter(&t.agent, "files"), 2));
     cr_expect(eq(int, memcmp(larder_object_data(o), one, LDR_MIB), 0));
     larder_object_free(&o);
     put_text(t.l, object, "small");
     expect_text(t.l, object, "small");
+    larder_close(&t.l); /* with the mappings that it kept */
     agent_wait_until(agent_counter(&t.agent, "files") == 0);
+    cr_expect(eq(u64, agent_counter(&t.agent, "unlinked_mapped_bytes"), 0));
     free(one);
     free(two);
 }
