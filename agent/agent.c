@@ -189,9 +189,10 @@ void ldr_agent_tick(struct ldr_agent *a)
         ldr_log(LDR_WARN, "agent", "%s", e.msg);
 }
 
-static void stop_domain(struct ldr_agent *a, struct ldr_domain *d)
+/* The cache is left clean before the endpoint is closed, which may take its time. False: it stays open. */
+static bool stop_domain(struct ldr_agent *a, struct ldr_domain *d)
 {
-    bool served = d->ipc != NULL;
+    bool closed, served = d->ipc != NULL;
     struct larder_err e;
 
     if (d->ipc)
@@ -200,7 +201,8 @@ static void stop_domain(struct ldr_agent *a, struct ldr_domain *d)
     for (unsigned i = 0; i < a->n_nets; i++)
         ldr_net_shutdown(a->nets[i]); /* what waits for a store is answered CANCELLED now */
     ldr_space_release_all(&d->space); /* and what waits for room */
-    ldr_ipc_free(&d->ipc);
+    if (d->ipc)
+        ldr_ipc_stop(d->ipc);
     ldr_uploads_free(&d->uploads);
     ldr_flights_free(&d->flights);
     ldr_reader_close(&d->reader);
@@ -211,6 +213,7 @@ static void stop_domain(struct ldr_agent *a, struct ldr_domain *d)
     ldr_pool_free(&a->pool); /* files on their way out go before the cache is called clean */
     if (d->index && served && ldr_cache_dir_mark(d->dir, true, &e))
         ldr_log(LDR_WARN, "agent", "%s", e.msg);
+    closed = ldr_ipc_free(&d->ipc);
     ldr_index_close(&d->index);
     ldr_blocks_release(&d->blocks);
     for (unsigned i = 0; i < a->n_nets; i++)
@@ -218,22 +221,22 @@ static void stop_domain(struct ldr_agent *a, struct ldr_domain *d)
     ldr_routes_free(&d->routes);
     if (d->dir)
         ldr_cache_dir_close(&d->dir);
+    return closed;
 }
 
 void ldr_agent_stop(struct ldr_agent **pa)
 {
     struct ldr_agent *a = *pa;
 
+    *pa = NULL;
     if (!a)
         return;
-    if (a->domain.agent)
-        stop_domain(a, &a->domain);
-    else
-        for (unsigned i = 0; i < a->n_nets; i++)
-            ldr_net_free(&a->nets[i]);
+    if (a->domain.agent && !stop_domain(a, &a->domain))
+        return; /* threads of the endpoint may still touch it */
+    for (unsigned i = 0; i < a->n_nets; i++)
+        ldr_net_free(&a->nets[i]);
     ldr_pool_free(&a->pool);
     if (a->domain.agent)
         ldr_mailbox_release(&a->domain.ipc_box);
     free(a);
-    *pa = NULL;
 }

@@ -44,7 +44,8 @@ struct ldr_domain {
     struct ldr_flights *flights;
     struct ldr_uploads *uploads;
     struct ldr_reader *reader;
-    unsigned lone_changes; /* handed to the index for nobody's request: serve.c */
+    int64_t no_room_until_ns; /* a load found no room: until then pieces are read past the cache. CLOCK_MONOTONIC */
+    unsigned lone_changes;    /* handed to the index for nobody's request: serve.c */
 };
 
 /* Start everything. The kind says what went wrong (see ldr_cache_dir_open, ldr_routes_new, ldr_index_open,

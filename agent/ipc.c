@@ -27,6 +27,7 @@
 
 #define TICK_NS        (100 * LDR_NS_PER_MS)
 #define PATH_MAX_BYTES 90
+#define CLOSE_S        3 /* that closing the endpoint may take */
 
 enum context_state { RECEIVING, SERVING, REPLYING };
 
@@ -554,24 +555,89 @@ static void drain_replies(struct ldr_ipc *ipc)
         nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 }
 
-void ldr_ipc_free(struct ldr_ipc **pipc)
+void ldr_ipc_stop(struct ldr_ipc *ipc)
+{
+    ldr_mailbox_close(&ipc->domain->ipc_box);
+    if (!ipc->running)
+        return;
+    pthread_join(ipc->thread, NULL);
+    ipc->running = false;
+    drain_replies(ipc);
+}
+
+/* nng 1.5 can wait for ever in nng_close(), where clients were killed in the middle of connecting: so another thread
+ * closes, and is left alone when it takes too long. */
+struct closing {
+    nng_socket socket;
+    pthread_mutex_t mtx;
+    pthread_cond_t cond;
+    bool closed, abandoned; /* under mtx */
+};
+
+static void *close_socket(void *user)
+{
+    struct closing *c = user;
+    bool mine;
+
+    nng_close(c->socket);
+    pthread_mutex_lock(&c->mtx);
+    c->closed = true;
+    mine = c->abandoned;
+    pthread_cond_signal(&c->cond);
+    pthread_mutex_unlock(&c->mtx);
+    if (mine)
+        free(c);
+    return NULL;
+}
+
+/* Ends every context's receive or send. False: it did not, in time. */
+static bool close_in_time(nng_socket socket)
+{
+    struct closing *c = calloc(1, sizeof *c);
+    struct timespec until;
+    pthread_t thread;
+    bool closed;
+
+    if (!c)
+        return false;
+    c->socket = socket;
+    pthread_mutex_init(&c->mtx, NULL);
+    pthread_cond_init(&c->cond, NULL);
+    if (pthread_create(&thread, NULL, close_socket, c)) {
+        free(c);
+        return false;
+    }
+    pthread_detach(thread);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += CLOSE_S;
+    pthread_mutex_lock(&c->mtx);
+    while (!c->closed && !pthread_cond_timedwait(&c->cond, &c->mtx, &until))
+        ;
+    closed = c->closed;
+    c->abandoned = !closed;
+    pthread_mutex_unlock(&c->mtx);
+    if (closed)
+        free(c);
+    return closed;
+}
+
+bool ldr_ipc_free(struct ldr_ipc **pipc)
 {
     struct ldr_ipc *ipc = *pipc;
     struct ldr_task *t;
 
+    *pipc = NULL;
     if (!ipc)
-        return;
-    ldr_mailbox_close(&ipc->domain->ipc_box);
-    if (ipc->running) {
-        pthread_join(ipc->thread, NULL);
-        drain_replies(ipc);
-    }
-    if (ipc->socket_open)
-        nng_close(ipc->socket); /* ends every context's receive or send */
-    if (ipc->canary >= 0)
-        close(ipc->canary);
+        return true;
+    ldr_ipc_stop(ipc);
     if (ipc->bound) /* else it may be another agent's */
         unlink(ipc->path);
+    if (ipc->socket_open && !close_in_time(ipc->socket)) {
+        ldr_log(LDR_WARN, "ipc", "the endpoint did not close in %d s and is left open", CLOSE_S);
+        return false;
+    }
+    if (ipc->canary >= 0)
+        close(ipc->canary);
     for (unsigned i = 0; i < ipc->n_contexts; i++) {
         struct context *c = ipc->contexts[i];
 
@@ -588,5 +654,5 @@ void ldr_ipc_free(struct ldr_ipc **pipc)
         free(ipc->contexts[i]);
     }
     free(ipc);
-    *pipc = NULL;
+    return true;
 }

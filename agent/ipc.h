@@ -36,8 +36,11 @@ enum larder_kind ldr_ipc_new(struct ldr_domain *d, struct ldr_ipc **out, struct 
 void ldr_ipc_watch(struct ldr_ipc *ipc);
 /* No new requests are taken; what waits goes on. Main thread. */
 void ldr_ipc_quiesce(struct ldr_ipc *ipc);
-/* Let the thread finish what waits (nets must have ended their requests by then), join it, close the endpoint. */
-void ldr_ipc_free(struct ldr_ipc **ipc);
+/* Let the thread finish what waits (nets must have ended their requests by then), join it. Main thread. */
+void ldr_ipc_stop(struct ldr_ipc *ipc);
+/* The same, and close the endpoint. False: that takes too long; it is left open with all that its threads may still
+ * touch, the domain too, and the process should end. Main thread. */
+bool ldr_ipc_free(struct ldr_ipc **ipc);
 const char *ldr_ipc_path(const struct ldr_ipc *ipc);
 /* Contexts made, and how many hold a request. ipc thread. */
 void ldr_ipc_usage(const struct ldr_ipc *ipc, unsigned *made, unsigned *busy);
