@@ -21,9 +21,10 @@
 #define GRACE_NS    (100 * LDR_NS_PER_MS) /* who was answered can map its blocks for so long at least */
 #define ROOM_TRIES  3                     /* reservations that one request may need: another size each time */
 #define RESTARTS    3                     /* of a waiter whose object changes while it is read */
-#define AHEAD_MAX   (64 * LDR_MIB)        /* that a reader may have fetched ahead of it */
-#define STATE_AHEAD 4u                    /* flag of a block: wanted although nobody waits for it */
-#define STATE(l, b) ((l)->state[b] & 3u)  /* and one of these */
+#define NO_ROOM_NS  LDR_NS_PER_S
+#define AHEAD_MAX   (64 * LDR_MIB)       /* that a reader may have fetched ahead of it */
+#define STATE_AHEAD 4u                   /* flag of a block: wanted although nobody waits for it */
+#define STATE(l, b) ((l)->state[b] & 3u) /* and one of these */
 
 enum { ABSENT, COMING, THERE };
 
@@ -734,6 +735,7 @@ static void reserved_on_ipc(struct ldr_task *t)
         return;
     }
     ldr_count(&l->domain->counters, uncached_full, 1);
+    l->domain->no_room_until_ns = ldr_mono_ns() + NO_ROOM_NS;
     if (l->open) {
         struct ldr_answer a = not_in_cache(l, want->err.msg);
 
@@ -928,6 +930,12 @@ static bool open_again(struct pull *p, struct ldr_fetch *f)
     case LDR_END_DONE:
         break;
     }
+    if (f->kind == LARDER_UNSUPPORTED && !l->stream) { /* no ranges: all of it, by one request */
+        l->stream = true;
+        p->block = 0;
+        pull_fetch(p);
+        return true;
+    }
     if (f->kind == LARDER_PRECONDITION) {
         restart_all(l, true);
     } else if (f->kind) {
@@ -962,8 +970,8 @@ static void fetch_done(struct ldr_fetch *f)
     if (!l->open) {
         if (open_again(p, f))
             return;
-    } else if (f->kind == LARDER_PRECONDITION) {
-        restart_all(l, true); /* the store has another version */
+    } else if (f->kind == LARDER_PRECONDITION || (f->kind == LARDER_UNSUPPORTED && !f->stream)) {
+        restart_all(l, true); /* the store has another version, or answers no ranges any more */
     } else if (f->kind) {
         struct ldr_answer a = { .kind = f->kind, .err = &f->err, .fd = -1 };
 

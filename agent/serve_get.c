@@ -2,6 +2,7 @@
 #include "agent/known.h"
 #include "agent/reply.h"
 #include "agent/serve_impl.h"
+#include "common/clock.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -226,7 +227,7 @@ void ldr_serve_get(struct ldr_request *r)
             return;
         r->waiter.suspect = true;
     }
-    if (pinned && !known) { /* a read that goes on past the cache */
+    if (pinned && (!known || ldr_mono_ns() < d->no_room_until_ns)) { /* a read that goes on past the cache */
         ldr_ipc_wait(r);
         ask_for_chunk(r, &g->validator);
         return;

@@ -119,7 +119,7 @@ static void put_block(struct put *p, struct target *t, uint32_t i)
     char block[LDR_BLOCK_NAME_MAX], file[WARM_FILE_NAME + 1];
     struct larder_err err;
 
-    must(ldr_fill_open(&t->blocks, r->size_bytes, &p->fill, &err), &err);
+    must(ldr_fill_open(&t->blocks, r->size_bytes, false, &p->fill, &err), &err);
     must(ldr_fill_write(&p->fill, p->bytes, r->size_bytes, &err), &err);
     must(ldr_fill_seal(&p->fill, &err), &err);
     must(ldr_fill_link(&p->fill, &r->id, 0, &err), &err);
@@ -210,25 +210,34 @@ static void fill_cache(const struct warm_set *set, const char *path, int files)
 {
     const char *drop[] = { NULL };
     struct ldr_counters counters = { 0 };
-    struct ldr_space space = { .max_bytes = SPACE_MAX, .max_files = UINT32_MAX };
-    struct ldr_index_cfg cfg = { .inline_bytes = warm_inline_bytes(set), .inline_limit = LDR_RECORD_DEFAULT };
+    struct ldr_space space;
+    struct target t = { .files = files };
+    struct ldr_index_cfg cfg = { .inline_bytes = warm_inline_bytes(set),
+                                 .inline_limit = LDR_RECORD_DEFAULT,
+                                 .block_size = LDR_BLOCK_SIZE_DEFAULT,
+                                 .blocks = &t.blocks };
     struct ldr_cache_dir *dir = NULL;
-    struct ldr_index *x = NULL;
     struct ldr_pool *pool = NULL;
     struct larder_err err;
 
     must(ldr_pool_new(1, &pool, &err), &err);
     must(ldr_cache_dir_open(path, false, 0, &dir, &err), &err);
+    ldr_space_init(&space);
+    space.max_bytes = SPACE_MAX;
+    space.max_files = UINT32_MAX;
     space.dirfd = dir->dirfd;
-    must(ldr_index_open(dir, &space, &counters, &cfg, &x, &err), &err);
-    must(ldr_index_repair(x, drop, &err), &err);
-    must(ldr_index_start(x, &err), &err);
+    ldr_blocks_init(&t.blocks, dir, &space, pool);
+    must(ldr_index_open(dir, &space, &counters, &cfg, &t.index, &err), &err);
+    must(ldr_index_repair(t.index, drop, &err), &err);
+    must(ldr_index_start(t.index, &err), &err);
     must(ldr_cache_dir_commit(dir, &err), &err);
-    put_all(set, &(struct target){ x, { .dir = dir, .space = &space, .pool = pool }, files });
+    put_all(set, &t);
+    must(ldr_index_stop(t.index, true, &err), &err);
     ldr_pool_free(&pool);
-    must(ldr_index_stop(x, true, &err), &err);
     must(ldr_cache_dir_mark(dir, true, &err), &err);
-    ldr_index_close(&x);
+    ldr_index_close(&t.index);
+    ldr_blocks_release(&t.blocks);
+    ldr_space_release_all(&space);
     ldr_cache_dir_close(&dir);
 }
 
