@@ -1,4 +1,4 @@
-/* fetch.c - an object's bytes into a descriptor: as a view, or piece by piece where it is too large for one (cli.h). */
+/* fetch.c - an object's bytes into a descriptor, piece by piece (cli.h). */
 #include "client/cli/cli.h"
 
 #include <errno.h>
@@ -7,6 +7,7 @@
 
 #define PIECE ((size_t)1 << 20) /* of a view: the progress bar moves */
 #define RANGE ((size_t)4 << 20) /* of one request for a part of an object */
+#define RESTARTS 3              /* of a file whose object changes while it is read */
 
 struct writer {
     struct cli *cli;
@@ -67,29 +68,32 @@ enum larder_kind cli_write_object(struct cli *c, const struct larder_object *o, 
     return writer_end(&w, writer_add(&w, larder_object_data(o), size, 0, size), err);
 }
 
+/* Begin again: a file of ours can, what went down a pipe cannot be taken back. */
+static bool writer_restart(struct writer *w)
+{
+    if (ftruncate(w->to->fd, 0) == -1 || lseek(w->to->fd, 0, SEEK_SET) == -1)
+        return false;
+    cli_progress_add(w->to->progress, 0, -w->size);
+    w->size = 0;
+    return true;
+}
+
 enum larder_kind cli_fetch(struct cli *c, const char *uri, const struct cli_sink *to, struct cli_fetched *out,
                            struct larder_err *err)
 {
     struct writer w = { .cli = c, .to = to };
-    struct larder_object *object = NULL;
     double start_ms = cli_now_ms();
     uint64_t asks = cli_asks(c);
     enum larder_kind k;
-    bool hit = false;
 
     writer_start(&w, uri);
-    k = larder_get(c->larder, uri, c->timeout_ms, &object, err);
-    if (k == LARDER_OK) {
-        hit = larder_object_was_hit(object) != 0;
-        k = writer_add(&w, larder_object_data(object), larder_object_size(object), 0, larder_object_size(object));
-    } else if (k == LARDER_LIMIT_EXCEEDED) {
+    /* By windows: bytes are written while others still arrive, and an object of any size takes no more memory. */
+    k = larder_stream(c->larder, uri, c->timeout_ms, writer_add, &w, err);
+    for (int i = 0; i < RESTARTS && k == LARDER_PRECONDITION && to->name && writer_restart(&w); i++)
         k = larder_stream(c->larder, uri, cli_left_ms(c, start_ms), writer_add, &w, err);
-        hit = cli_asks(c) == asks; /* other threads' requests count here, too: then it says no */
-    }
-    larder_object_free(&object);
     k = writer_end(&w, k, err);
-    if (k == LARDER_OK)
-        *out = (struct cli_fetched){ w.size, hit, cli_now_ms() - start_ms };
+    if (k == LARDER_OK) /* other threads' requests count here, too: then it says asked */
+        *out = (struct cli_fetched){ w.size, cli_asks(c) == asks, cli_now_ms() - start_ms };
     return k;
 }
 
