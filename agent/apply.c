@@ -291,6 +291,7 @@ static int apply_put(struct ldr_apply *a, struct ldr_change *c, uint64_t seq)
 
 static int apply_block(struct ldr_apply *a, struct ldr_change *c)
 {
+    struct ldr_record r;
     MDB_val now;
     bool is;
     int rc = find_version(a, c->key, c->key_len, &c->record.id, &is, &now);
@@ -299,6 +300,10 @@ static int apply_block(struct ldr_apply *a, struct ldr_change *c)
         return rc;
     if (!is) {
         c->kind = ldr_fail(&c->err, LARDER_CANCELLED, "the cache has another version of the object, or none");
+        return 0;
+    }
+    if (!ldr_record_unpack(now.mv_data, now.mv_size, c->key, c->key_len, &r) || ldr_record_blocks(&r) <= c->block) {
+        c->kind = ldr_fail(&c->err, LARDER_CANCELLED, "the object has no such block");
         return 0;
     }
     c->kind = refuse(a, c);
@@ -321,8 +326,13 @@ static int apply_update(struct ldr_apply *a, struct ldr_change *c, uint64_t seq)
     int rc = find_version(a, c->key, c->key_len, &c->record.id, &is, &now);
     uint64_t before;
 
-    if (rc || !is || !a->room)
+    if (rc)
         return rc;
+    if (!is || !a->room) {
+        c->kind = ldr_fail(&c->err, is ? LARDER_LIMIT_EXCEEDED : LARDER_CANCELLED,
+                           is ? "the index has no room" : "the cache has another version of the object, or none");
+        return 0;
+    }
     before = ldr_apply_charge(c->key_len, now.mv_size);
     rc = put_record(a, c, seq);
     if (rc)

@@ -270,9 +270,12 @@ void ldr_blocks_drop(struct ldr_blocks *b, const struct ldr_id *id, uint32_t blo
     ldr_space_leaving(b->space, length);
     /* Away from its name now, not when the pool comes to it: the same block may be filled again at once. */
     if (renameat(b->dir->dirfd, name, b->dir->fillfd, d->name)) {
-        if (errno != ENOENT)
+        bool gone = errno == ENOENT || !unlinkat(b->dir->dirfd, name, 0); /* a full disk may have no room for a name */
+
+        if (gone)
+            ldr_space_gone(b->space, length, false); /* gone by another hand is gone too */
+        else
             ldr_log(LDR_WARN, "blocks", "could not remove name=%s errno=%d", name, errno);
-        ldr_space_gone(b->space, length, false); /* gone by another hand is gone too */
         free(d);
         return;
     }

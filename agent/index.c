@@ -877,6 +877,8 @@ static size_t scan(struct ldr_index *x, size_t max)
         key = (MDB_val){ 1, (void *)"\002" }; /* behind all keys that are not of objects */
     if (!rc)
         rc = mdb_cursor_get(cur, &key, &val, MDB_SET_RANGE);
+    if (!rc && x->scan_len && key.mv_size == x->scan_len && !memcmp(key.mv_data, x->scan_key, x->scan_len))
+        rc = mdb_cursor_get(cur, &key, &val, MDB_NEXT); /* told by the slice before */
     while (!rc && n < max) {
         if (key.mv_size > sizeof x->scan_key) {
             rc = MDB_CORRUPTED;

@@ -455,7 +455,7 @@ Test(index, an_update_of_a_version_that_is_gone_does_nothing)
     for (int i = 0; i < 2; i++) {
         prepare(&last, LDR_CHANGE_UPDATE, "mem://b/k");
         last.c.record = old;
-        cr_expect(eq(int, carry_out(&last), LARDER_OK));
+        cr_expect(eq(int, carry_out(&last), LARDER_CANCELLED));
         cr_expect(i ? !holds("mem://b/k", "old") : holds("mem://b/k", "new"));
         remove_key("mem://b/k");
     }
@@ -1318,6 +1318,17 @@ Test(index, records_of_blocks_that_fill_the_inline_budget_make_blocks_go)
     cr_expect(gt(u64, stats().blocks, 80));
     cr_expect(eq(int, put("mem://b/small", "finds room"), LARDER_OK));
     expect_accounted();
+}
+
+Test(index, an_object_of_very_many_blocks_does_not_stop_what_is_read_back_after_a_restart)
+{
+    begin_with_blocks(128 * LDR_MIB);
+    cache_object("mem://b/1-of-very-many", UINT64_C(1100) * 65536);
+    cache_object("mem://b/2-behind-it", 65536);
+    again();
+    cr_assert(all_restored());
+    cr_expect(eq(u64, stats().evictable, 1101));
+    cr_expect(eq(int, put("mem://b/small", "the thread goes on"), LARDER_OK));
 }
 
 Test(index, after_a_restart_what_was_there_can_be_evicted)
