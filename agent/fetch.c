@@ -155,7 +155,6 @@ static enum larder_kind cut(struct ldr_fetch *f, enum ldr_fetch_end end, struct 
 
 static enum larder_kind hold_in_memory(struct ldr_fetch *f, uint64_t offset, uint64_t len, struct larder_err *err)
 {
-    free(f->mem);
     f->mem_offset = offset;
     f->mem_len = 0;
     f->mem_cap = (size_t)len;
@@ -240,8 +239,6 @@ static enum larder_kind begin_many_blocks(struct ldr_fetch *f, uint64_t offset, 
     struct larder_err e = { 0 };
     enum larder_kind k;
 
-    if (f->announced) /* another version perhaps, and blocks of the first one are on their way */
-        return ldr_fail(err, LARDER_PRECONDITION, "the answer broke off, and the object is read anew");
     if (f->no_store && atomic_load(f->no_store))
         return cut(f, LDR_END_WRITTEN, err);
     if (!whole && !vouches_for_ranges(f))
@@ -309,6 +306,17 @@ static enum larder_kind sink_begin(struct ldr_sink *s, const struct ldr_meta *me
 {
     struct ldr_fetch *f = LDR_CONTAINER(s, struct ldr_fetch, sink);
 
+    /* Another attempt, of another version perhaps, while blocks of the first one are on their way: what the ipc thread
+     * reads stays as it is. */
+    if (f->announced)
+        return ldr_fail(err, LARDER_PRECONDITION, "the answer broke off, and the object is read anew");
+    if (meta->size_bytes > LDR_OBJECT_SIZE_MAX)
+        return ldr_fail(err, LARDER_UNSUPPORTED,
+                        "\"%.200s\" has %" PRIu64 " bytes, more than any object that larder reads", f->name->text,
+                        meta->size_bytes);
+    free(f->mem);
+    f->mem = NULL;
+    f->mem_len = f->mem_cap = 0;
     f->cut = f->whole = false;
     f->why[0] = '\0';
     f->confirmed_ns = ldr_boot_ns();
@@ -375,6 +383,8 @@ static void store_done(struct ldr_attempt *a)
 
     if (op->kind == LARDER_CANCELLED && f->cut)
         op->kind = LARDER_OK;
+    else if (!op->kind && op->not_modified && f->announced)
+        op->kind = ldr_fail(&op->err, LARDER_PRECONDITION, "the answer broke off, and the object is read anew");
     else if (!op->kind && op->not_modified)
         f->end = LDR_END_NOT_MODIFIED;
     else if (op->kind)
@@ -391,6 +401,9 @@ static void store_done(struct ldr_attempt *a)
         op->kind = hand_over(f, &op->err);
     if (!op->kind && f->what == LDR_FETCH_OBJECT && f->end == LDR_END_DONE && !f->handed)
         f->whole = f->mem != NULL;
+    if (!op->kind && f->what == LDR_FETCH_HEAD && op->meta.size_bytes > LDR_OBJECT_SIZE_MAX)
+        op->kind = ldr_fail(&op->err, LARDER_UNSUPPORTED, "\"%.200s\" has more bytes than any object that larder reads",
+                            f->name->text);
     if (!op->kind && f->what == LDR_FETCH_HEAD && !ldr_meta_copy(&f->meta, &op->meta))
         op->kind = ldr_fail(&op->err, LARDER_NO_MEMORY, "out of memory");
     f->kind = op->kind;

@@ -1,5 +1,6 @@
 /* flight.c - see flight.h. */
 #include "agent/load.h"
+#include "common/clock.h"
 #include "common/hash.h"
 #include "common/log.h"
 
@@ -269,8 +270,10 @@ static bool may_join(const struct ldr_load *l, const struct ldr_waiter *w)
 {
     if (!l->joinable)
         return false;
-    if (l->name->policy->freshness != LDR_REVALIDATE || w->validator)
+    if (w->validator)
         return true;
+    if (l->name->policy->freshness != LDR_REVALIDATE) /* a load may last longer than what it loads is fresh */
+        return !l->open || !l->fresh_until_ns || l->fresh_until_ns > (uint64_t)ldr_boot_ns();
     return !l->open && (!l->opener || !atomic_load(&l->opener->started));
 }
 

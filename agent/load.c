@@ -269,6 +269,11 @@ static void flag_ahead(struct ldr_load *l, uint32_t from, uint32_t n)
             l->state[from] |= STATE_AHEAD;
 }
 
+static bool covers(const struct ldr_waiter *w, uint32_t block)
+{
+    return w->left && w->first <= block && block <= w->last;
+}
+
 /* A block that is taken out of the index because its file is gone or damaged. It is fetched again after that, not
  * before: its file's name is free only then. */
 struct unblock {
@@ -304,8 +309,9 @@ static void unblocked_on_index(struct ldr_change *c)
 static void check_files(struct ldr_load *l, const struct ldr_waiter *w)
 {
     struct ldr_record rec = { .id = l->id, .size_bytes = l->meta.size_bytes, .block_log2 = l->log2 };
+    struct ldr_waiter *o;
 
-    for (uint32_t b = w->first; b <= w->last; b++) {
+    for (uint32_t b = w->first; !l->is_inline && b <= w->last; b++) {
         struct unblock *u;
 
         if (STATE(l, b) != THERE || ldr_blocks_intact(&l->domain->blocks, &rec, b) || !(u = calloc(1, sizeof *u)))
@@ -313,6 +319,8 @@ static void check_files(struct ldr_load *l, const struct ldr_waiter *w)
         ldr_count(&l->domain->counters, damaged, 1);
         ldr_log(LDR_WARN, "load", "a block of the cache is gone or damaged uri=\"%s\" block=%u", l->name->text, b);
         l->state[b] = COMING;
+        DL_FOREACH(l->waiters, o)
+        o->left += covers(o, b);
         u->load = l;
         u->block = b;
         u->change.record = rec;
@@ -389,11 +397,6 @@ static void place_all(struct ldr_load *l)
     place(l, w);
 }
 
-static bool covers(const struct ldr_waiter *w, uint32_t block)
-{
-    return w->left && w->first <= block && block <= w->last;
-}
-
 /* Move the waiters that need `block` (`complete`: that need nothing else) to *out. */
 static void take_covering(struct ldr_load *l, uint32_t block, bool complete, struct ldr_waiter **out)
 {
@@ -414,6 +417,8 @@ static void block_there(struct ldr_load *l, uint32_t block)
     struct ldr_answer a = in_cache(l);
     struct ldr_waiter *list;
 
+    if (STATE(l, block) == THERE)
+        return;
     l->state[block] = THERE;
     take_covering(l, block, true, &list);
     tell_list(l, list, &a);
@@ -441,6 +446,7 @@ static void make_record(struct ldr_load *l, struct ldr_record *r, int64_t confir
                               .fields = l->meta.fields.p,
                               .fields_len = l->meta.fields.len };
     ldr_fresh_set(r, l->name->policy, ldr_index_boot(l->domain->index), confirmed_ns);
+    l->fresh_until_ns = r->fresh_until_ns;
 }
 
 static void to_index(struct ldr_load *l, struct ldr_change *c, enum ldr_change_what what,
@@ -488,10 +494,15 @@ static void committed_on_ipc(struct ldr_task *t)
         l->joinable = false;
         block_failed(l, 0, &a);
     } else {
+        l->state[x->block] = ABSENT;
         if (c->what == LDR_CHANGE_PUT)
             count_unkept(l, c);
-        l->state[x->block] = ABSENT;
-        if (c->kind == LARDER_CANCELLED) {
+        if (c->what == LDR_CHANGE_PUT && c->kind != LARDER_CANCELLED) { /* no record, so no block either */
+            struct ldr_answer a = not_in_cache(l, c->err.msg);
+
+            l->joinable = false;
+            tell_all(l, &a);
+        } else if (c->kind == LARDER_CANCELLED) {
             restart_all(l, false); /* a write came in between, or the record went */
         } else {
             struct ldr_answer a = not_in_cache(l, c->err.msg);
@@ -606,6 +617,8 @@ static enum larder_kind open_base(struct ldr_load *l, const struct ldr_record *r
     l->log2 = rec->block_log2;
     l->txnid = txnid;
     l->published = true;
+    l->is_inline = rec->flags & LDR_FLAG_INLINE;
+    l->fresh_until_ns = rec->fresh_until_ns;
     l->open = ldr_meta_copy(&l->meta, &meta);
     if (!l->open)
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
@@ -643,22 +656,21 @@ static void hand_to(struct ldr_load *l, struct ldr_load *other)
 /* The store still has what the cache has: it is fresh again. */
 static void confirmed_on_ipc(struct ldr_task *t)
 {
-    struct ldr_load *same;
-    struct ldr_load *l = LDR_CONTAINER(t, struct ldr_load, task);
+    struct ldr_load *l = LDR_CONTAINER(t, struct ldr_load, task), *same;
     struct larder_err e;
-    enum larder_kind k = l->change.kind;
     struct ldr_record rec;
+    uint64_t txnid;
+    enum larder_kind k;
 
-    if (k == LARDER_CANCELLED ||
-        (!k && !ldr_record_unpack(l->base, l->base_len, l->name->ikey, l->name->ikey_len, &rec))) {
+    /* An index without room leaves the record stale, and its bytes are right all the same. */
+    if (l->change.kind == LARDER_CANCELLED || !ldr_known_find(l->domain, l->name, &rec, &txnid) ||
+        memcmp(&rec.id, &l->change.record.id, sizeof rec.id)) {
         restart_all(l, false); /* replaced or evicted meanwhile */
         finish(l);
         return;
     }
-    if (!k)
-        k = open_base(l, &rec, l->change.txnid, &e);
-    else
-        e = l->change.err;
+    k = open_base(l, &rec, txnid, &e);
+    l->fresh_until_ns = l->change.record.fresh_until_ns;
     same = k ? NULL : ldr_flight_same_version(l);
     if (k)
         fail_all(l, k, &e);
@@ -718,7 +730,7 @@ static void pull_failed(struct pull *p, uint32_t end, const struct ldr_answer *a
 {
     struct ldr_load *l = p->load;
 
-    for (uint32_t b = p->block; b < end && l->state; b++)
+    for (uint32_t b = p->block; b < end && b < l->n_blocks && l->state; b++)
         if (STATE(l, b) == COMING)
             block_failed(l, b, a);
 }
@@ -735,7 +747,8 @@ static void reserved_on_ipc(struct ldr_task *t)
         return;
     }
     ldr_count(&l->domain->counters, uncached_full, 1);
-    l->domain->no_room_until_ns = ldr_mono_ns() + NO_ROOM_NS;
+    if (want->kind == LARDER_LIMIT_EXCEEDED && ldr_space_charge(want->size) <= l->domain->space.max_bytes)
+        l->domain->no_room_until_ns = ldr_mono_ns() + NO_ROOM_NS;
     if (l->open) {
         struct ldr_answer a = not_in_cache(l, want->err.msg);
 
@@ -824,7 +837,8 @@ static void fetch_opened(struct ldr_fetch *f, const struct ldr_meta *meta)
     struct larder_err e;
     enum larder_kind k = learn(l, meta) ? LARDER_OK : ldr_fail(&e, LARDER_NO_MEMORY, "out of memory");
 
-    free(l->base); /* there is a newer version */
+    p->block = f->stream ? 0 : (uint32_t)(f->offset >> l->log2); /* its blocks may be larger than was thought */
+    free(l->base);                                               /* there is a newer version */
     l->base = NULL;
     if (!k)
         k = open_version(l, &e);

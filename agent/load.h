@@ -25,10 +25,12 @@ struct ldr_load {
     /* ipc thread */
     struct ldr_waiter *waiters;
     bool open;
-    bool stream;    /* one request for the whole object */
-    bool published; /* the record of `id` is in the index, or its change was posted */
-    unsigned busy;  /* what must come back before the load can be freed */
-    unsigned pulls; /* requests under way, those that wait for room included */
+    bool stream;             /* one request for the whole object */
+    bool is_inline;          /* its record has its bytes: it has no block */
+    uint64_t fresh_until_ns; /* OPEN: of the version; who wants a fresh one joins until then */
+    bool published;          /* the record of `id` is in the index, or its change was posted */
+    unsigned busy;           /* what must come back before the load can be freed */
+    unsigned pulls;          /* requests under way, those that wait for room included */
     /* the version; OPEN */
     struct ldr_id id;
     struct ldr_meta meta;

@@ -149,7 +149,9 @@ static void ask_for_chunk_of(struct ldr_request *r, const struct ldr_meta *meta)
 {
     struct ldr_field f = { .p = (const uint8_t *)"" };
 
-    ldr_fields_find(meta->fields.p, meta->fields.len, LDR_TAG_VALIDATOR, &f);
+    /* A weak one cannot be a condition: the piece is of whatever version there is, and its reader compares. */
+    if (!ldr_fields_find(meta->fields.p, meta->fields.len, LDR_TAG_VALIDATOR, &f) || !ldr_validator_strong(f.p, f.len))
+        f = (struct ldr_field){ .p = (const uint8_t *)"" };
     ask_for_chunk(r, &(ProtobufCBinaryData){ .len = f.len, .data = (uint8_t *)f.p });
 }
 

@@ -9,6 +9,7 @@
 #include <criterion/new/assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define KEY   "mem://b/k"
@@ -399,6 +400,55 @@ Test(load, a_stream_that_breaks_off_begins_again_as_another_version)
     cr_assert(domain_run_idle(&f));
     expect_blocks(a, body, 0, 5);
     cr_expect(domain_sound(&f), "nothing of the broken one is left");
+    free(a);
+}
+
+Test(load, a_first_request_that_breaks_off_and_meets_another_version_begins_anew)
+{
+    struct asker *a;
+
+    fake_say(f.store, LDR_OP_GET,
+             (struct fake_answer){ .body = body, .size = 6 * BLOCK, .cut_at = 100, .validator = "\"v1\"" });
+    store_holds(body + 7, BLOCK, "\"v2\""); /* of one block, as long as a block of the first */
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(u64, a->size, BLOCK));
+    expect_blocks(a, body + 7, 0, 0);
+    cr_expect(eq(uint, blocks_there(), 1));
+    free(a);
+}
+
+Test(load, a_size_that_no_object_has_is_refused)
+{
+    static const uint64_t sizes[] = { LDR_OBJECT_SIZE_MAX + 1, UINT64_C(1) << 60, UINT64_MAX };
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(sizes); i++) {
+        struct asker *a;
+
+        fake_silence(f.store, LDR_OP_GET);
+        store_holds(body, sizes[i], "\"v1\"");
+        a = ask(0, 0);
+        cr_expect(eq(int, end_of(a), LARDER_UNSUPPORTED));
+        cr_assert(domain_run_idle(&f));
+        free(a);
+    }
+}
+
+Test(load, the_tail_of_a_huge_object_is_one_request)
+{
+    uint64_t size = 4096 * 2 * BLOCK - BLOCK - 10; /* blocks of 128 KiB; the last one is shorter than 64 KiB */
+    uint8_t *zeros = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct asker *a;
+
+    cr_assert(zeros != MAP_FAILED);
+    store_holds(zeros, size, "\"v1\"");
+    a = ask(size - 100, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(a->in_cache);
+    cr_expect(eq(uint, asked.n, 1));
+    munmap(zeros, size);
     free(a);
 }
 
