@@ -158,7 +158,6 @@ void ldr_serve_why(struct ldr_request *r)
     if (!s)
         return;
     known = ldr_known_find(d, r->name, &rec, &txnid);
-    ldr_items_add(s, "uri", r->name->text, 0);
     ldr_items_add(s, "verdict", verdict(d, known ? &rec : NULL), 0);
     ldr_items_add(s, "store", r->name->backend->ops->kind, 0);
     ldr_items_add(s, "prefix", r->name->policy->match ? r->name->policy->match : "(none matches)", 0);

@@ -1084,11 +1084,12 @@ static void limit_address_space(uint64_t more)
 Test(e2e_blocks, a_client_of_little_address_space_reads_what_it_cannot_map)
 {
     const uint64_t size = 64 * LDR_MIB;
-    uint8_t *bytes = bd_bytes(size, 21);
+    uint8_t *bytes;
     char u[URI_ROOM];
 
     if (ADDRESS_SANITIZER)
         cr_skip("no RLIMIT_AS under AddressSanitizer");
+    bytes = bd_bytes(size, 21);
     prepare_local();
     seed("a", bytes, size);
     seed("small", bytes, 3 * BLOCK);

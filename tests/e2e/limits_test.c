@@ -332,6 +332,20 @@ static void make_list(struct list *l, const struct sampler *s)
     l->n = kept;
 }
 
+/* Held while the sampler allocates: a child that is forked in the middle of that would find the allocator locked for
+ * ever under AddressSanitizer. */
+static pthread_mutex_t sampling = PTHREAD_MUTEX_INITIALIZER;
+
+static pid_t child_beside_sampler(void)
+{
+    pid_t pid;
+
+    pthread_mutex_lock(&sampling);
+    pid = child();
+    pthread_mutex_unlock(&sampling);
+    return pid;
+}
+
 static void sample(struct sampler *s)
 {
     uint64_t bytes = 0, files = 0;
@@ -358,7 +372,9 @@ static void *sample_all_the_time(void *user)
     struct sampler *s = user;
 
     while (!s->stop) {
+        pthread_mutex_lock(&sampling);
         sample(s);
+        pthread_mutex_unlock(&sampling);
         for (int i = 0; i < 20 && t.fs[0]; i++) {
             uint64_t used = used_bytes(), left = free_bytes();
 
@@ -451,7 +467,7 @@ static void read_by_many(const struct load *load)
     pid_t pids[CLIENTS];
 
     for (unsigned c = 0; c < CLIENTS; c++) {
-        pids[c] = child();
+        pids[c] = child_beside_sampler();
         if (pids[c] == 0)
             read_some(load, c);
     }
@@ -612,7 +628,7 @@ Test(limits, a_disk_that_is_filled_and_emptied_all_the_time_costs_no_byte_and_no
     agent_set(&t.agent, "LARDER_CACHE_BLOCK_SIZE", "256KiB");
     seed_all(&load);
     go();
-    filler = child();
+    filler = child_beside_sampler();
     if (filler == 0)
         for (;;) {
             fill_up(UINT64_MAX);
@@ -690,7 +706,7 @@ Test(limits, the_space_of_an_unlinked_view_comes_back_when_its_holder_is_killed)
         seed(i, n);
     go();
     cr_assert(eq(int, pipe(ready), 0));
-    holder = child();
+    holder = child_beside_sampler();
     if (holder == 0) {
         struct larder *l = agent_open(&t.agent);
         struct larder_object *o;
@@ -747,7 +763,7 @@ Test(limits, hits_are_counted_by_prefix)
     agent_pause();
     cr_expect(eq(u64, counter("hits.file://box/o1"), 0), "a fetch is no hit");
     for (unsigned c = 0; c < READERS; c++) {
-        pids[c] = child();
+        pids[c] = child_beside_sampler();
         if (pids[c] == 0) {
             struct larder *l = agent_open(&t.agent);
             uint8_t *buf = malloc(200 * LDR_KIB);

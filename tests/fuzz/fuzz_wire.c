@@ -35,6 +35,17 @@ static void check_request(const ldr_wire_request *r)
     case LARDER__WIRE__REQUEST__BODY_DELETE:
         check(strlen(r->delete_->key) <= LDR_URI_MAX);
         break;
+    case LARDER__WIRE__REQUEST__BODY_GET_MANY:
+        check(r->get_many->n_key <= LDR_WIRE_MANY);
+        for (size_t i = 0; i < r->get_many->n_key; i++)
+            check(strlen(r->get_many->key[i]) <= LDR_URI_MAX);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_LIST:
+        check(strlen(r->list->prefix) <= LDR_URI_MAX && strlen(r->list->start) <= LDR_WIRE_START_MAX);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_COPY:
+        check(strlen(r->copy->from) <= LDR_URI_MAX && strlen(r->copy->to) <= LDR_URI_MAX);
+        break;
     default:
         check(r->body_case != LARDER__WIRE__REQUEST__BODY__NOT_SET);
     }
@@ -63,6 +74,12 @@ static void check_reply(const ldr_wire_reply *r)
     check(r->object_id.len == 0 || r->object_id.len == 16);
     if (r->body_case == LARDER__WIRE__REPLY__BODY_META)
         check_meta(r->meta);
+    if (r->body_case == LARDER__WIRE__REPLY__BODY_PAGE)
+        for (size_t i = 0; i < r->page->n_entry; i++)
+            check(strlen(r->page->entry[i]->key) <= LDR_URI_MAX && r->page->entry[i]->etag);
+    if (r->body_case == LARDER__WIRE__REPLY__BODY_MANY)
+        for (size_t i = 0; i < r->many->n_item; i++)
+            check(r->many->item[i]->object_id.len == 0 || r->many->item[i]->object_id.len == 16);
     if (r->body_case == LARDER__WIRE__REPLY__BODY_BYTES) {
         check(r->bytes->data.len <= LDR_WIRE_CHUNK);
         if (r->bytes->meta)

@@ -219,8 +219,9 @@ Test(load, ranges_that_are_asked_for_together_share_the_first_request)
     for (int i = 0; i < N; i++) {
         cr_assert(eq(int, end_of(a[i]), LARDER_OK));
         cr_expect(a[i]->in_cache && !memcmp(&a[i]->id, &a[0]->id, sizeof a[0]->id));
-        free(a[i]);
     }
+    for (int i = 0; i < N; i++)
+        free(a[i]);
     cr_expect(eq(uint, asked.n, 10));
 }
 
