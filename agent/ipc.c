@@ -571,26 +571,22 @@ struct closing {
     nng_socket socket;
     pthread_mutex_t mtx;
     pthread_cond_t cond;
-    bool closed, abandoned; /* under mtx */
+    bool closed; /* under mtx */
 };
 
 static void *close_socket(void *user)
 {
     struct closing *c = user;
-    bool mine;
 
     nng_close(c->socket);
     pthread_mutex_lock(&c->mtx);
     c->closed = true;
-    mine = c->abandoned;
     pthread_cond_signal(&c->cond);
     pthread_mutex_unlock(&c->mtx);
-    if (mine)
-        free(c);
     return NULL;
 }
 
-/* Ends every context's receive or send. False: it did not, in time. */
+/* Ends every context's receive or send. False: it did not, in time; the thread and what it has are left behind. */
 static bool close_in_time(nng_socket socket)
 {
     struct closing *c = calloc(1, sizeof *c);
@@ -607,18 +603,20 @@ static bool close_in_time(nng_socket socket)
         free(c);
         return false;
     }
-    pthread_detach(thread);
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += CLOSE_S;
     pthread_mutex_lock(&c->mtx);
     while (!c->closed && !pthread_cond_timedwait(&c->cond, &c->mtx, &until))
         ;
     closed = c->closed;
-    c->abandoned = !closed;
     pthread_mutex_unlock(&c->mtx);
-    if (closed)
-        free(c);
-    return closed;
+    if (!closed) {
+        pthread_detach(thread);
+        return false;
+    }
+    pthread_join(thread, NULL); /* it may still be in its unlock */
+    free(c);
+    return true;
 }
 
 bool ldr_ipc_free(struct ldr_ipc **pipc)

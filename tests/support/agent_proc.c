@@ -164,6 +164,17 @@ static void spawn(struct agent *a)
     _exit(127);
 }
 
+static void show_log(const struct agent *a)
+{
+    FILE *f = fopen(a->log, "re");
+    int c;
+
+    while (f && (c = fgetc(f)) != EOF)
+        fputc(c, stderr);
+    if (f)
+        fclose(f);
+}
+
 static int wait_end(struct agent *a, int64_t deadline)
 {
     int status;
@@ -174,6 +185,10 @@ static int wait_end(struct agent *a, int64_t deadline)
     if (got != a->pid)
         agent_die("it did not end, see %s", a->log);
     a->pid = 0;
+    if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL) {
+        fprintf(stderr, "larderd was ended by signal %d\n", WTERMSIG(status));
+        show_log(a);
+    }
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
@@ -201,17 +216,6 @@ static bool answers(struct agent *a)
     a->asked += yes;
     larder_close(&l);
     return yes;
-}
-
-static void show_log(const struct agent *a)
-{
-    FILE *f = fopen(a->log, "re");
-    int c;
-
-    while (f && (c = fgetc(f)) != EOF)
-        fputc(c, stderr);
-    if (f)
-        fclose(f);
 }
 
 bool agent_try(struct agent *a)
