@@ -520,7 +520,7 @@ enum larder_kind ldr_ipc_new(struct ldr_domain *d, struct ldr_ipc **out, struct 
                      d->cfg->endpoint, PATH_MAX_BYTES);
     else
         k = make_endpoint_dir(d, err);
-    d->ipc = ipc; /* the first request may arrive while we listen; it is queued until the thread runs */
+    *out = d->ipc = ipc; /* before the thread reads it; requests that come while we listen are queued */
     if (!k)
         k = listen_there(ipc, err);
     if (!k) {
@@ -534,11 +534,9 @@ enum larder_kind ldr_ipc_new(struct ldr_domain *d, struct ldr_ipc **out, struct 
     }
     if (k) {
         ldr_ipc_free(&ipc);
-        d->ipc = NULL;
-        return k;
+        *out = d->ipc = NULL;
     }
-    *out = ipc;
-    return LARDER_OK;
+    return k;
 }
 
 void ldr_ipc_quiesce(struct ldr_ipc *ipc)

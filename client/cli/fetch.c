@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define PIECE ((size_t)1 << 20) /* of a view: the progress bar moves */
-#define RANGE ((size_t)4 << 20) /* of one request for a part of an object */
-#define RESTARTS 3              /* of a file whose object changes while it is read */
+#define PIECE    ((size_t)1 << 20) /* of a view: the progress bar moves */
+#define RANGE    ((size_t)4 << 20) /* of one request for a part of an object */
+#define RESTARTS 3                 /* of a file whose object changes while it is read */
 
 struct writer {
     struct cli *cli;
