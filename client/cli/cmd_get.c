@@ -50,6 +50,21 @@ static enum cli_exit bad_line(const struct cli *c, const char *path, size_t n, c
     return cli_usage(c, "line %zu of \"%s\" %s", n, path, what);
 }
 
+/* A list may come from a listing, and keys may hold tabs: a file that it names stays below the directory. */
+static bool leads_out(const char *path)
+{
+    if (*path == '/')
+        return true;
+    for (const char *p = path; *p; p += strspn(p, "/")) {
+        size_t n = strcspn(p, "/");
+
+        if (n == 2 && p[0] == '.' && p[1] == '.')
+            return true;
+        p += n;
+    }
+    return false;
+}
+
 /* One reference a line, and behind a tab its file. */
 static enum cli_exit read_list(const struct cli *c, const struct get_opts *o, struct cli_get_list *l)
 {
@@ -75,6 +90,8 @@ static enum cli_exit read_list(const struct cli *c, const struct get_opts *o, st
             code = bad_line(c, o->from_file, number, "holds a byte 0");
         else if (tab && (tab == line || !tab[1]))
             code = bad_line(c, o->from_file, number, "lacks the reference or the file beside its tab");
+        else if (tab && leads_out(tab + 1))
+            code = bad_line(c, o->from_file, number, "names a file that is not below the directory");
         if (tab)
             *tab = '\0';
         if (code == CLI_DONE && len > 0)

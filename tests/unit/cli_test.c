@@ -935,6 +935,8 @@ Test(cli, a_list_that_is_wrong_is_refused_before_anything_is_done)
         { "s3://b/d/1\ns3://b/\0d\n", "line 2 of \"-\" holds a byte 0", 21 },
         { "s3://b/d/1\n\tx\n", "line 2 of \"-\" lacks", 14 },
         { "s3://b/d/1\n\ns3://b/d/2\t\n", "line 3 of \"-\" lacks", 24 },
+        { "s3://b/d/1\tsub/../../x\n", "line 1 of \"-\" names a file that is not below the directory", 23 },
+        { "s3://b/d/1\t/tmp/x\n", "line 1 of \"-\" names a file that is not below the directory", 18 },
     };
 
     put("s3://b/d/1", "one");
