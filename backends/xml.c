@@ -6,9 +6,9 @@
 
 struct reading {
     XML_Parser parser;
-    const char *root;
+    const char *path;                      /* names, '/' between them; of those `n_path` the first `on_path` are open */
     const struct ldr_xml_want *want, *now; /* now: whose element is open; NULL: none */
-    size_t n_want, depth;
+    size_t n_want, depth, n_path, on_path;
     const struct ldr_xml_item *items, *item; /* item: whose element is open; NULL: none */
     size_t n_items;
     void *user;
@@ -44,20 +44,39 @@ static const struct ldr_xml_item *find_item(const struct reading *r, const char 
     return NULL;
 }
 
+/* Is `name` the nth (from 0) of the path's names? */
+static bool is_nth(const char *path, size_t n, const char *name)
+{
+    size_t len = strlen(name);
+
+    for (; n > 0; n--)
+        path += strcspn(path, "/") + 1;
+    return strcspn(path, "/") == len && !memcmp(path, name, len);
+}
+
 static void XMLCALL on_start(void *user, const XML_Char *name, const XML_Char **attrs)
 {
     struct reading *r = user;
     bool inside = r->item && r->now;
+    size_t below; /* the path's end */
 
     (void)attrs;
     r->now = NULL; /* text behind a child's own child is not its text any more */
-    if (++r->depth > LDR_XML_DEPTH || (r->depth == 1 && strcmp(name, r->root) != 0) || inside) {
+    if (++r->depth > LDR_XML_DEPTH || (r->depth == 1 && !is_nth(r->path, 0, name)) || inside) {
         refuse(r);
-    } else if (r->depth == 2 && (r->item = find_item(r, name))) {
+        return;
+    }
+    if (r->on_path < r->n_path) {
+        if (r->depth == r->on_path + 1 && is_nth(r->path, r->on_path, name))
+            r->on_path++;
+        return;
+    }
+    below = r->depth - r->n_path;
+    if (below == 1 && (r->item = find_item(r, name))) {
         clear(r->item->want, r->item->n_want);
-    } else if (r->depth == 2) {
+    } else if (below == 1) {
         r->now = find_want(r->want, r->n_want, name);
-    } else if (r->depth == 3 && r->item) {
+    } else if (below == 2 && r->item) {
         r->now = find_want(r->item->want, r->item->n_want, name);
     }
 }
@@ -65,11 +84,12 @@ static void XMLCALL on_start(void *user, const XML_Char *name, const XML_Char **
 static void XMLCALL on_end(void *user, const XML_Char *name)
 {
     struct reading *r = user;
-    const struct ldr_xml_item *item = r->depth == 2 ? r->item : NULL;
+    const struct ldr_xml_item *item = r->depth == r->n_path + 1 ? r->item : NULL;
 
     (void)name;
     r->now = NULL;
-    r->depth--;
+    if (r->depth-- == r->on_path)
+        r->on_path--;
     if (!item)
         return;
     r->item = NULL;
@@ -110,6 +130,9 @@ static bool read_text(struct reading *r, const void *p, size_t n, size_t max)
     bool ok = false;
 
     clear(r->want, r->n_want);
+    r->n_path = 1;
+    for (const char *c = r->path; *c; c++)
+        r->n_path += *c == '/';
     if (n == 0 || n > max)
         return false;
     r->parser = XML_ParserCreate(NULL);
@@ -128,7 +151,7 @@ static bool read_text(struct reading *r, const void *p, size_t n, size_t max)
 
 bool ldr_xml_read(const void *p, size_t n, const char *root, const struct ldr_xml_want *want, size_t n_want)
 {
-    struct reading r = { .root = root, .want = want, .n_want = n_want };
+    struct reading r = { .path = root, .want = want, .n_want = n_want };
 
     return read_text(&r, p, n, LDR_XML_MAX);
 }
@@ -137,7 +160,7 @@ bool ldr_xml_read_items(const void *p, size_t n, const char *root, const struct 
                         const struct ldr_xml_item *items, size_t n_items, void *user)
 {
     struct reading r = {
-        .root = root, .want = want, .n_want = n_want, .items = items, .n_items = n_items, .user = user
+        .path = root, .want = want, .n_want = n_want, .items = items, .n_items = n_items, .user = user
     };
 
     return read_text(&r, p, n, LDR_XML_ITEMS_MAX);

@@ -20,7 +20,8 @@ struct ldr_xml_want {
     size_t cap;
 };
 
-/* Read `p`, whose root element is `root`. False: it is not such a text; every `out` is "" then. */
+/* Read `p`, whose root element is `root`; "A/B/C": the children of C inside B inside the root A are wanted. False: it is
+ * not such a text; every `out` is "" then. */
 bool ldr_xml_read(const void *p, size_t n, const char *root, const struct ldr_xml_want *want, size_t n_want);
 
 /* A child of the root element that comes again and again. The texts of its own children stand in `want`, byte for byte,
