@@ -1,5 +1,6 @@
 /* attempt.h - one operation of a store, repeated while that makes sense: kinds that are worth a retry (kinds.tbl.h),
- * full jitter, Retry-After, and never past the deadline. Counts what was sent. */
+ * full jitter, Retry-After, within what the store's pace allows (pace.h), and never past the deadline: an operation that
+ * could only go on behind it ends at once with what it knows. Counts what was sent. */
 #ifndef LDR_ATTEMPT_H
 #define LDR_ATTEMPT_H
 
@@ -15,6 +16,7 @@ struct ldr_attempt {
     bool was_sent;           /* any attempt may have reached the store, results: see ldr_op */
     bool unsure;             /* of one that did nobody knows whether the store carried it out */
     unsigned tries;
+    uint32_t wait_ms; /* before the next one */
     struct ldr_task timer;
     void (*done)(struct ldr_attempt *a); /* exactly once, on net or pool thread */
 };

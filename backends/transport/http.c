@@ -16,13 +16,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #define SLOT_MAGIC         0x5107a11eu
 #define IDLE_MAX           32 /* easy handles kept for the next requests */
 #define CONNECT_TIMEOUT_MS 5000
 #define STALL_TIMEOUT_MS   30000
-#define RECV_BUFFER        (256L * 1024) /* what curl reads from a socket at once */
+#define MIN_SPEED          4096 /* of 32 transfers that share a line of 1 Mbit/s each still makes it */
+#define SPEED_WINDOW_MS    30000
+#define OURS_MS            1000 /* a window that is seen so long after its end says that we were slow */
+#define CA_FILE_S          600  /* a file of certificates that is replaced counts after so long */
+#define LATE_LOOK_NS       (100 * LDR_NS_PER_MS) /* requests are looked through for late ones so often */
+#define RECV_BUFFER        (256L * 1024)         /* what curl reads from a socket at once */
 #define SEND_BUFFER        (256L * 1024)
 
 struct http_slot {
@@ -39,6 +45,8 @@ struct http_slot {
     bool added;         /* to the multi handle */
     uint64_t body_at;   /* next byte of the request's body */
     int64_t moved_ns;   /* when a byte moved last; 0: still waiting for a connection */
+    int64_t window_ns;  /* start of the window in which the body's speed is measured; 0: none moves */
+    uint64_t window_at; /* bytes of bodies that had moved then */
     enum larder_kind kind;
     struct larder_err err; /* why a callback gave up, where kind is not OK */
     char text[CURL_ERROR_SIZE];
@@ -321,7 +329,7 @@ static struct http_slot *slot_take(struct ldr_net *n)
     s->reply_headers.len = s->reply_bytes = 0;
     s->in_body = s->added = false;
     s->body_at = 0;
-    s->moved_ns = 0;
+    s->moved_ns = s->window_ns = 0;
     s->kind = LARDER_OK;
     s->err = (struct larder_err){ 0 };
     s->text[0] = '\0';
@@ -476,13 +484,21 @@ static CURLcode set_options(struct http_slot *s)
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     SET(CURLOPT_HTTP_CONTENT_DECODING, 0L);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    SET(CURLOPT_PROXY_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     SET(CURLOPT_SSL_VERIFYPEER, 1L);
     SET(CURLOPT_SSL_VERIFYHOST, 2L);
-    if (r->ca_file)
+    if (r->ca_file) { /* in place of the system's, not beside them */
         SET(CURLOPT_CAINFO, r->ca_file);
+        SET(CURLOPT_CAPATH, NULL);
+        SET(CURLOPT_CA_CACHE_TIMEOUT, (long)CA_FILE_S);
+    }
+    if (r->direct)
+        SET(CURLOPT_PROXY, "");
     SET(CURLOPT_NOSIGNAL, 1L);
     SET(CURLOPT_NOPROGRESS, 1L);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_TCP_KEEPIDLE, 30L);
+    SET(CURLOPT_TCP_KEEPINTVL, 10L);
     SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L); /* those of a proxy are not the store's answer */
     SET(CURLOPT_CONNECTTIMEOUT_MS, (long)(r->connect_timeout_ms ? r->connect_timeout_ms : CONNECT_TIMEOUT_MS));
     SET(CURLOPT_USERAGENT, "larder");
@@ -496,6 +512,19 @@ static CURLcode set_options(struct http_slot *s)
     SET(CURLOPT_WRITEFUNCTION, on_body);
     SET(CURLOPT_WRITEDATA, s);
     return rc == CURLE_OK ? set_method(s) : rc;
+}
+
+/* curl's text names host and port, which may be a proxy's, but not the reason. */
+static enum larder_kind no_connection(struct http_slot *s, int n, const char *why, struct larder_err *err)
+{
+    const char *url = s->req->url;
+    long sys = 0;
+
+    curl_easy_getinfo(s->easy, CURLINFO_OS_ERRNO, &sys);
+    if (sys == 0)
+        return ldr_fail(err, LARDER_UNAVAILABLE, "no connection to \"%.*s\": %s", n, url, why);
+    errno = (int)sys;
+    return ldr_fail_sys(err, LARDER_UNAVAILABLE, "no connection to \"%.*s\": %s", n, url, why);
 }
 
 static enum larder_kind explain(struct http_slot *s, CURLcode rc, struct larder_err *err)
@@ -518,15 +547,26 @@ static enum larder_kind explain(struct http_slot *s, CURLcode rc, struct larder_
     case CURLE_UNSUPPORTED_PROTOCOL:
         if (!s->req->sent)
             return ldr_fail(err, LARDER_INVALID, "\"%.*s\" is no address of a web server: %s", n, url, why);
-        __attribute__((fallthrough)); /* the answer is no HTTP */
-    default:                          /* not resolved, refused, reset, TLS, cut short: all may pass */
-        if (s->in_body)
-            return ldr_fail_http(err, LARDER_UNAVAILABLE, s->req->reply.status, "the answer of \"%.*s\" broke off: %s",
-                                 n, url, why);
-        return ldr_fail(err, LARDER_UNAVAILABLE, "no answer from \"%.*s\": %s", n, url, why);
+        break; /* the answer is no HTTP */
+    case CURLE_PEER_FAILED_VERIFICATION:
+        return ldr_fail(err, LARDER_UNAVAILABLE, "the certificate of \"%.*s\" is not accepted: %s", n, url, why);
+    case CURLE_SSL_CACERT_BADFILE:
+        return ldr_fail(err, LARDER_UNAVAILABLE, "no connection to \"%.*s\": the certificates to trust: %s", n, url,
+                        why);
+    case CURLE_SSL_CONNECT_ERROR:
+        return ldr_fail(err, LARDER_UNAVAILABLE, "no TLS connection (1.2 or newer) to \"%.*s\": %s", n, url, why);
+    case CURLE_COULDNT_CONNECT:
+        return no_connection(s, n, why, err);
+    default:
+        break;
     }
+    /* not resolved, reset, cut short, a proxy that refuses: all may pass */
+    if (s->in_body)
+        return ldr_fail_http(err, LARDER_UNAVAILABLE, s->req->reply.status, "the answer of \"%.*s\" broke off: %s", n,
+                             url, why);
+    return ldr_fail(err, LARDER_UNAVAILABLE, "no %s \"%.*s\": %s", s->req->sent ? "answer from" : "connection to", n,
+                    url, why);
 }
-
 void ldr_http_send_on_net(struct ldr_net *n, struct ldr_http_req *r)
 {
     struct http_slot *s = NULL;
@@ -576,6 +616,11 @@ void ldr_http_cancel_on_net(struct ldr_net *n, struct ldr_http_req *r)
 
 /* ---- turns ---- */
 
+static int64_t earliest(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 static void start_waiting(struct ldr_net *n)
 {
     struct http_slot *s;
@@ -591,6 +636,7 @@ static void start_waiting(struct ldr_net *n)
         }
         s->added = true;
         slot_move(s, &n->running);
+        n->late_ns = earliest(n->late_ns, earliest(s->req->deadline_ns, ldr_mono_ns() + LATE_LOOK_NS));
     }
 }
 
@@ -630,6 +676,43 @@ static int64_t stall_due(const struct http_slot *s)
     return s->moved_ns ? s->moved_ns + ms * LDR_NS_PER_MS : LDR_NEVER;
 }
 
+static uint32_t speed_window_ms(const struct ldr_http_req *r)
+{
+    return r->speed_window_ms ? r->speed_window_ms : SPEED_WINDOW_MS;
+}
+
+static uint64_t speed_min(const struct ldr_http_req *r)
+{
+    return (uint64_t)(r->min_speed ? r->min_speed : MIN_SPEED);
+}
+
+/* Is a body on its way? A store that thinks it over, before its answer or behind an upload, is not slow. */
+static bool body_moves(const struct http_slot *s)
+{
+    return s->moved_ns && s->req->min_speed >= 0 && (s->in_body || s->body_at < s->req->body_len);
+}
+
+/* When is the body found too slow, unless more of it comes? A window that was good is followed by the next one. */
+static int64_t slow_due(struct http_slot *s, int64_t now_ns)
+{
+    const struct ldr_http_req *r = s->req;
+    uint64_t moved = r->bytes_in + r->bytes_out;
+    int64_t due;
+
+    if (!body_moves(s)) {
+        s->window_ns = 0;
+        return LDR_NEVER;
+    }
+    due = s->window_ns + speed_window_ms(r) * LDR_NS_PER_MS;
+    if (s->window_ns == 0 || due + OURS_MS * LDR_NS_PER_MS <= now_ns ||
+        (due <= now_ns && (moved - s->window_at) * 1000 / speed_window_ms(r) >= speed_min(r))) {
+        s->window_ns = now_ns;
+        s->window_at = moved;
+        due = now_ns + speed_window_ms(r) * LDR_NS_PER_MS;
+    }
+    return due;
+}
+
 static void end_late(struct http_slot *s, int64_t now_ns)
 {
     const char *url = s->req->url;
@@ -637,9 +720,14 @@ static void end_late(struct http_slot *s, int64_t now_ns)
 
     if (s->req->deadline_ns <= now_ns)
         say_late(s, &err);
-    else
+    else if (stall_due(s) <= now_ns)
         ldr_fail(&err, LARDER_UNAVAILABLE, "\"%.*s\" stalled: no byte for %" PRId64 " ms", origin_len(url), url,
                  (now_ns - s->moved_ns) / LDR_NS_PER_MS);
+    else
+        ldr_fail(&err, LARDER_UNAVAILABLE,
+                 "\"%.*s\" is too slow: %" PRIu64 " bytes in %u ms, where %" PRIu64 " a second are the least",
+                 origin_len(url), url, s->req->bytes_in + s->req->bytes_out - s->window_at, speed_window_ms(s->req),
+                 speed_min(s->req));
     slot_end(s, err.kind, &err);
 }
 
@@ -654,7 +742,7 @@ again:
     next = LDR_NEVER;
     TAILQ_FOREACH(s, &n->running, link)
     {
-        due = stall_due(s) < s->req->deadline_ns ? stall_due(s) : s->req->deadline_ns;
+        due = earliest(earliest(stall_due(s), slow_due(s, now)), s->req->deadline_ns);
         if (due <= now) {
             end_late(s, now);
             goto again;
@@ -664,21 +752,79 @@ again:
     return next;
 }
 
-int64_t ldr_http_turn_on_net(struct ldr_net *n)
+/* curl's sockets are watched level-triggered: an event that one call does not exhaust comes again. */
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *known)
 {
-    int64_t next;
+    struct ldr_net *n = user;
+    struct epoll_event e = { .data.fd = fd };
+
+    (void)easy;
+    if (what == CURL_POLL_REMOVE) {
+        epoll_ctl(n->epfd, EPOLL_CTL_DEL, fd, NULL);
+        curl_multi_assign(n->multi, fd, NULL);
+        return 0;
+    }
+    e.events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
+    if (epoll_ctl(n->epfd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) == -1)
+        return -1;
+    curl_multi_assign(n->multi, fd, n); /* anything that is not NULL */
+    return 0;
+}
+
+static int on_timer(CURLM *multi, long timeout_ms, void *user)
+{
+    struct ldr_net *n = user;
+
+    (void)multi;
+    n->curl_due_ns = timeout_ms < 0 ? LDR_NEVER : ldr_mono_ns() + timeout_ms * LDR_NS_PER_MS;
+    return 0;
+}
+
+void ldr_http_setup(struct ldr_net *n)
+{
+    n->curl_due_ns = n->late_ns = LDR_NEVER;
+    curl_multi_setopt(n->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+    curl_multi_setopt(n->multi, CURLMOPT_SOCKETDATA, n);
+    curl_multi_setopt(n->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+    curl_multi_setopt(n->multi, CURLMOPT_TIMERDATA, n);
+}
+
+static void curl_act(struct ldr_net *n, curl_socket_t fd, int events)
+{
     CURLMcode rc;
     int running;
 
-    start_waiting(n);
     n->in_curl = true;
-    rc = curl_multi_perform(n->multi, &running);
+    rc = curl_multi_socket_action(n->multi, fd, events, &running);
     n->in_curl = false;
-    assert(rc == CURLM_OK);
+    assert(rc == CURLM_OK || rc == CURLM_BAD_SOCKET); /* the socket was closed by an event of the same turn */
+}
+
+void ldr_http_event_on_net(struct ldr_net *n, int fd, uint32_t events)
+{
+    curl_act(n, fd,
+             (events & EPOLLIN ? CURL_CSELECT_IN : 0) | (events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+                 (events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0));
+}
+
+int64_t ldr_http_turn_on_net(struct ldr_net *n)
+{
+    int64_t now;
+
+    start_waiting(n);
+    now = ldr_mono_ns();
+    if (n->curl_due_ns <= now) {
+        n->curl_due_ns = LDR_NEVER; /* it says so anew */
+        curl_act(n, CURL_SOCKET_TIMEOUT, 0);
+    }
     drop_ending(n);
     end_complete(n);
-    next = end_all_late(n);
-    return TAILQ_EMPTY(&n->starting) ? next : 0;
+    if (n->late_ns <= now) {
+        n->late_ns = earliest(end_all_late(n), now + LATE_LOOK_NS);
+        if (TAILQ_EMPTY(&n->running))
+            n->late_ns = LDR_NEVER;
+    }
+    return TAILQ_EMPTY(&n->starting) ? earliest(n->late_ns, n->curl_due_ns) : 0;
 }
 
 void ldr_http_stop_on_net(struct ldr_net *n)

@@ -36,7 +36,12 @@ struct ldr_http_req {
     uint64_t body_len;          /* a PUT or POST always says its length, 0 too */
     int64_t deadline_ns;        /* CLOCK_MONOTONIC */
     uint32_t connect_timeout_ms, stall_timeout_ms; /* 0: defaults (5 s; 30 s without a byte) */
-    const char *ca_file;                           /* NULL: the system's */
+    /* A body, of either direction, has to make min_speed bytes a second over speed_window_ms. 0: defaults (4 KiB/s over
+     * 30 s); min_speed -1: it need not */
+    int64_t min_speed;
+    uint32_t speed_window_ms;
+    const char *ca_file; /* NULL: the system's */
+    bool direct; /* past the proxies of the environment: whom a proxy reaches at that address is somebody else */
 
     /* callbacks; on_headers and on_body return a kind: other than OK ends the request with it (and `err`) */
     enum larder_kind (*on_headers)(struct ldr_http_req *r, const struct ldr_http_reply *reply, struct larder_err *err);

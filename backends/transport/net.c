@@ -4,9 +4,15 @@
 #include "common/clock.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define EVENTS_MAX 64 /* of one turn */
 
 /* libcurl keeps state of the process; its set-up is done once and never undone. */
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
@@ -18,6 +24,23 @@ static void curl_setup(void)
 }
 
 static void *net_main(void *user);
+
+static void net_release(struct ldr_net *n)
+{
+    if (n->multi)
+        curl_multi_cleanup(n->multi); /* tells of its sockets once more: before epfd goes */
+    if (n->epfd != -1)
+        close(n->epfd);
+    if (n->wakefd != -1)
+        close(n->wakefd);
+    free(n);
+}
+
+/* Under mtx. */
+static void wake(struct ldr_net *n)
+{
+    eventfd_write(n->wakefd, 1);
+}
 
 enum larder_kind ldr_net_new(const struct ldr_net_cfg *cfg, struct ldr_net **out, struct larder_err *err)
 {
@@ -36,10 +59,15 @@ enum larder_kind ldr_net_new(const struct ldr_net_cfg *cfg, struct ldr_net **out
     TAILQ_INIT(&n->ending);
     TAILQ_INIT(&n->idle);
     n->multi = curl_multi_init();
-    if (!n->multi) {
-        free(n);
-        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory for a net thread");
+    n->epfd = epoll_create1(EPOLL_CLOEXEC);
+    n->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!n->multi || n->epfd == -1 || n->wakefd == -1 ||
+        epoll_ctl(n->epfd, EPOLL_CTL_ADD, n->wakefd,
+                  &(struct epoll_event){ .events = EPOLLIN, .data.fd = n->wakefd }) == -1) {
+        net_release(n);
+        return ldr_fail(err, LARDER_NO_MEMORY, "no memory or descriptors for a net thread");
     }
+    ldr_http_setup(n);
     curl_multi_setopt(n->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
     curl_multi_setopt(n->multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)cfg->connections_per_host);
     /* curl's default keeps four times the requests under way, so that a quiet moment would close the connections */
@@ -51,8 +79,7 @@ enum larder_kind ldr_net_new(const struct ldr_net_cfg *cfg, struct ldr_net **out
     pthread_mutex_unlock(&n->mtx);
     if (rc) {
         pthread_mutex_destroy(&n->mtx);
-        curl_multi_cleanup(n->multi);
-        free(n);
+        net_release(n);
         return ldr_fail(err, LARDER_INTERNAL, "could not start a net thread: %s", strerror(rc));
     }
     *out = n;
@@ -63,7 +90,7 @@ void ldr_net_shutdown(struct ldr_net *n)
 {
     pthread_mutex_lock(&n->mtx);
     atomic_store(&n->stopping, true);
-    curl_multi_wakeup(n->multi);
+    wake(n);
     pthread_mutex_unlock(&n->mtx);
 }
 
@@ -76,15 +103,14 @@ void ldr_net_free(struct ldr_net **pn)
     pthread_mutex_lock(&n->mtx);
     atomic_store(&n->stopping, true);
     atomic_store(&n->freed, true);
-    curl_multi_wakeup(n->multi);
+    wake(n);
     pthread_mutex_unlock(&n->mtx);
     pthread_join(n->thread, NULL);
     pthread_mutex_lock(&n->mtx); /* whoever posted last may still be inside the wake-up */
     pthread_mutex_unlock(&n->mtx);
     pthread_mutex_destroy(&n->mtx);
-    curl_multi_cleanup(n->multi);
     free(n->timers);
-    free(n);
+    net_release(n);
     *pn = NULL;
 }
 
@@ -98,7 +124,7 @@ void ldr_net_post(struct ldr_net *n, struct ldr_task *t)
     *n->tail = t;
     n->tail = &t->next;
     if (first) /* else the one who posted first has woken the thread, and it has not looked yet */
-        curl_multi_wakeup(n->multi);
+        wake(n);
     pthread_mutex_unlock(&n->mtx);
 }
 
@@ -169,6 +195,23 @@ static bool is_quiet(struct ldr_net *n)
     return quiet;
 }
 
+/* Until a socket, a post or the time says so. */
+static void sleep_until(struct ldr_net *n, int64_t due_ns)
+{
+    struct epoll_event events[EVENTS_MAX];
+    int got = epoll_wait(n->epfd, events, EVENTS_MAX, due_ns == LDR_NEVER ? -1 : ldr_left_ms(due_ns));
+
+    assert(got >= 0 || errno == EINTR);
+    for (int i = 0; i < got; i++) {
+        eventfd_t count;
+
+        if (events[i].data.fd == n->wakefd)
+            eventfd_read(n->wakefd, &count);
+        else
+            ldr_http_event_on_net(n, events[i].data.fd, events[i].events);
+    }
+}
+
 static void *net_main(void *user)
 {
     struct ldr_net *n = user;
@@ -181,7 +224,6 @@ static void *net_main(void *user)
     for (;;) {
         bool end = atomic_load(&n->freed), stop = ldr_net_stopping(n);
         int64_t due;
-        CURLMcode rc;
 
         run_posted(n);
         run_timers(n, stop ? LDR_NEVER : ldr_mono_ns());
@@ -192,7 +234,6 @@ static void *net_main(void *user)
         due = ldr_http_turn_on_net(n);
         if (n->n_timers > 0 && n->timers[n->n_timers - 1].due_ns < due)
             due = stop ? 0 : n->timers[n->n_timers - 1].due_ns;
-        rc = curl_multi_poll(n->multi, NULL, 0, due == LDR_NEVER ? 1000 * 1000 : ldr_left_ms(due), NULL);
-        assert(rc == CURLM_OK);
+        sleep_until(n, due);
     }
 }

@@ -19,11 +19,12 @@ struct net_timer {
 struct ldr_net {
     /* set once, in ldr_net_new() */
     CURLM *multi;
+    int epfd, wakefd; /* what the thread sleeps on: curl's sockets and wakefd, an eventfd */
     pthread_t thread;
     atomic_bool stopping; /* requests are cancelled; only ever becomes true */
     atomic_bool freed;    /* and the thread returns once it is quiet; set after `stopping` */
 
-    /* under mtx, which is held over the wake-up too: ldr_net_free() thus knows that no poster still uses `multi` */
+    /* under mtx, which is held over the wake-up too: ldr_net_free() thus knows that no poster still uses `wakefd` */
     pthread_mutex_t mtx;
     struct ldr_task *head, **tail;
 
@@ -38,12 +39,18 @@ struct ldr_net {
     struct http_slots ending;   /* cancelled inside a callback of curl, which forbids to remove them there */
     struct http_slots idle;
     unsigned n_idle;
-    bool in_curl; /* a callback of curl may be on the stack */
+    bool in_curl;        /* a callback of curl may be on the stack */
+    int64_t curl_due_ns; /* when curl wants to be called without an event; LDR_NEVER */
+    int64_t late_ns;     /* no request is out of time before */
 };
 
 /* One turn: start what waits, let curl work, end what is complete or out of time. Returns when the next turn is due at
  * the latest (CLOCK_MONOTONIC; LDR_NEVER: when a socket or a post says so). */
 int64_t ldr_http_turn_on_net(struct ldr_net *n);
+/* A socket of curl's has `events` (of epoll). */
+void ldr_http_event_on_net(struct ldr_net *n, int fd, uint32_t events);
+/* Set curl up to tell of its sockets (n->epfd) and times. */
+void ldr_http_setup(struct ldr_net *n);
 /* End every request with CANCELLED and free the handles. */
 void ldr_http_stop_on_net(struct ldr_net *n);
 

@@ -1,5 +1,6 @@
 /* attempt_test.c - what is tried again, when, and when no more. */
 #include "agent/attempt.h"
+#include "agent/pace.h"
 #include "common/clock.h"
 #include "tests/support/fake_backend.h"
 
@@ -47,6 +48,7 @@ static void start(void)
 static void stop(void)
 {
     ldr_net_free(&net);
+    ldr_pace_free(&fake_base(store)->pace);
     ldr_meta_release(&at.op.meta);
     fake_free(&store);
 }
@@ -206,7 +208,7 @@ Test(attempt, every_op_reaches_its_slot)
     fake_say(store, LDR_OP_DELETE, good);
     fake_say(store, LDR_OP_LIST, good);
     fake_say(store, LDR_OP_COPY, good);
-    for (int what = 0; what < LDR_OP_WHATS; what++) {
+    for (int what = 0; what <= LDR_OP_COPY; what++) {
         cr_expect(eq(int, run((enum ldr_op_what)what, 10000), LARDER_OK));
         cr_expect(eq(uint, fake_seen(store, (enum ldr_op_what)what), 1));
     }
@@ -241,6 +243,122 @@ Test(attempt, nothing_is_sent_after_the_deadline)
     fake_say(store, LDR_OP_HEAD, busy);
     cr_expect(eq(int, run(LDR_OP_HEAD, 0), LARDER_UNAVAILABLE));
     cr_expect(eq(uint, fake_seen(store, LDR_OP_HEAD), 1));
+}
+
+Test(attempt, a_retry_that_could_only_start_behind_the_deadline_does_not_hide_the_reason)
+{
+    fake_say(store, LDR_OP_HEAD,
+             (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .http = 503, .retry_after_ms = 2000 });
+    fake_say(store, LDR_OP_HEAD, good);
+    cr_expect(eq(int, run(LDR_OP_HEAD, 1000), LARDER_UNAVAILABLE));
+    cr_expect(eq(int, at.op.err.http, 503));
+    cr_expect(lt(i64, took_ns, LDR_NS_PER_S), "it does not wait for nothing");
+}
+
+/* ---- the store's pace ---- */
+
+static void with_pace(void)
+{
+    fake_base(store)->pace = ldr_pace_new();
+    cr_assert(fake_base(store)->pace != NULL);
+}
+
+Test(attempt, without_budget_there_is_no_second_try)
+{
+    with_pace();
+    while (ldr_pace_retry(fake_base(store)->pace, false))
+        ;
+    fake_say(store, LDR_OP_GET, busy);
+    cr_expect(eq(int, run(LDR_OP_GET, 30000), LARDER_UNAVAILABLE));
+    cr_expect(eq(uint, at.tries, 1));
+    cr_expect(eq(int, at.op.err.http, 503), "what the store said is what the caller gets");
+    cr_expect(eq(u64, atomic_load(&counters.retries_denied), 1));
+    cr_expect(eq(u64, atomic_load(&counters.store_retries), 0));
+    cr_expect(eq(u64, atomic_load(&counters.store_failures), 1));
+}
+
+Test(attempt, answers_that_are_not_failures_of_the_store_fill_the_budget)
+{
+    with_pace();
+    while (ldr_pace_retry(fake_base(store)->pace, false))
+        ;
+    fake_say(store, LDR_OP_HEAD, good);
+    fake_say(store, LDR_OP_HEAD, (struct fake_answer){ .kind = LARDER_NOT_FOUND, .http = 404 });
+    for (int i = 0; i < 5; i++)
+        run(LDR_OP_HEAD, 30000);
+    fake_say(store, LDR_OP_GET, busy);
+    fake_say(store, LDR_OP_GET, good);
+    cr_expect(eq(int, run(LDR_OP_GET, 30000), LARDER_OK));
+    cr_expect(eq(uint, at.tries, 2));
+    cr_expect(eq(u64, atomic_load(&counters.retries_denied), 0));
+}
+
+Test(attempt, slow_down_is_counted_and_slows_the_next_ones)
+{
+    with_pace();
+    fake_say(store, LDR_OP_HEAD, (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .http = 503, .throttled = true });
+    fake_say(store, LDR_OP_HEAD, good);
+    cr_expect(eq(int, run(LDR_OP_HEAD, 30000), LARDER_OK));
+    cr_expect(eq(u64, atomic_load(&counters.store_throttled), 1));
+    cr_expect(gt(dbl, ldr_pace_rate(fake_base(store)->pace, "b", ldr_mono_ns()), 0));
+    run(LDR_OP_HEAD, 30000);
+    cr_expect(ge(i64, took_ns, 200 * LDR_NS_PER_MS), "at 1 to 3 a second: %lld", (long long)took_ns);
+}
+
+Test(attempt, what_could_leave_after_its_deadline_only_ends_at_once)
+{
+    struct ldr_pace *p;
+    uint32_t wait;
+
+    with_pace();
+    p = fake_base(store)->pace;
+    ldr_pace_throttled(p, "b", ldr_mono_ns());
+    for (int i = 0; i < 3; i++)
+        ldr_pace_send(p, "b", ldr_mono_ns(), LDR_NEVER, 0, &wait);
+    fake_say(store, LDR_OP_GET, good);
+    cr_expect(eq(int, run(LDR_OP_GET, 200), LARDER_TIMEOUT));
+    cr_expect(eq(uint, fake_seen(store, LDR_OP_GET), 0));
+    cr_expect(strstr(at.op.err.msg, "fewer requests") != NULL, "%s", at.op.err.msg);
+    cr_expect(lt(i64, took_ns, 150 * LDR_NS_PER_MS));
+    cr_expect(not(at.was_sent));
+}
+
+Test(attempt, a_retry_that_the_pace_puts_behind_the_deadline_ends_with_the_stores_answer)
+{
+    struct ldr_pace *p;
+    uint32_t wait;
+
+    with_pace();
+    p = fake_base(store)->pace;
+    fake_hold(store, true);
+    fake_say(store, LDR_OP_GET, (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .http = 503, .throttled = true });
+    fake_say(store, LDR_OP_GET, good);
+    launch(LDR_OP_GET, 900);
+    while (fake_held(store) == 0)
+        nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
+    ldr_pace_throttled(p, "b", ldr_mono_ns());
+    for (int i = 0; i < 4; i++)
+        ldr_pace_send(p, "b", ldr_mono_ns(), LDR_NEVER, 0, &wait);
+    fake_let(store);
+    cr_expect(eq(int, wait_end(), LARDER_UNAVAILABLE));
+    cr_expect(eq(int, at.op.err.http, 503));
+    cr_expect(eq(uint, fake_seen(store, LDR_OP_GET), 1));
+}
+
+Test(attempt, a_wait_for_the_pace_ends_when_the_agent_stops)
+{
+    struct ldr_pace *p;
+    uint32_t wait;
+
+    with_pace();
+    p = fake_base(store)->pace;
+    ldr_pace_throttled(p, "b", ldr_mono_ns());
+    for (int i = 0; i < 100; i++)
+        ldr_pace_send(p, "b", ldr_mono_ns(), LDR_NEVER, 0, &wait);
+    fake_say(store, LDR_OP_HEAD, (struct fake_answer){ .kind = LARDER_CANCELLED });
+    launch(LDR_OP_HEAD, -1);
+    ldr_net_shutdown(net);
+    cr_expect(eq(int, wait_end(), LARDER_CANCELLED));
 }
 
 /* ---- writes ---- */

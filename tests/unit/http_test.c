@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <semaphore.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- the server: one connection at a time, in a thread ---- */
@@ -689,6 +691,88 @@ Test(http, a_server_that_is_not_there_is_unavailable_and_nothing_was_sent)
     cr_expect(eq(int, ask(&a), LARDER_UNAVAILABLE));
     cr_expect(not(a.req.sent));
     cr_expect(zero(ptr, strstr(a.err.msg, "5ecret")), "%s", a.err.msg);
+    cr_expect(ne(ptr, strstr(a.err.msg, "Connection refused"), NULL), "%s", a.err.msg);
+    cr_expect(eq(int, a.err.sys, ECONNREFUSED));
+    ask_release(&a);
+}
+
+Test(http, a_name_without_an_address_is_unavailable_and_told)
+{
+    struct ask a;
+
+    /* a label longer than names can have: no resolver is asked */
+    ask_init(&a, "GET", "http://aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.invalid/k");
+    cr_expect(eq(int, ask(&a), LARDER_UNAVAILABLE));
+    cr_expect(not(a.req.sent));
+    cr_expect(ne(ptr, strstr(a.err.msg, "resolve host"), NULL), "%s", a.err.msg);
+    ask_release(&a);
+}
+
+/* ---- proxies ---- */
+
+Test(http, a_proxy_of_the_environment_is_used)
+{
+    struct ask a;
+
+    server_start(serve_hello);
+    setenv("http_proxy", server.origin, 1);
+    unsetenv("no_proxy");
+    unsetenv("NO_PROXY");
+    ask_init(&a, "GET", "http://store.invalid/b/k");
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    cr_expect(zero(int, strncmp(server.request, "GET http://store.invalid/b/k HTTP/1.1\r\n", 38)), "%s",
+              server.request);
+    ask_release(&a);
+}
+
+Test(http, a_request_that_goes_directly_passes_the_proxy_by)
+{
+    struct ask a;
+
+    server_start(serve_hello);
+    setenv("http_proxy", "http://127.0.0.1:1", 1);
+    ask_init(&a, "GET", url_of("/k"));
+    a.req.direct = true;
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    ask_release(&a);
+}
+
+Test(http, what_no_proxy_names_passes_the_proxy_by)
+{
+    struct ask a;
+
+    server_start(serve_hello);
+    setenv("http_proxy", "http://127.0.0.1:1", 1);
+    setenv("no_proxy", "other.example,127.0.0.1", 1);
+    ask_init(&a, "GET", url_of("/k"));
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    ask_release(&a);
+}
+
+static void serve_no_tunnel(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    read_request(s, conn);
+    say(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+}
+
+Test(http, https_goes_through_a_tunnel_and_a_proxy_that_refuses_it_is_told)
+{
+    char with_password[96];
+    struct ask a;
+
+    server_start(serve_no_tunnel);
+    snprintf(with_password, sizeof with_password, "http://me:pa55word@%.64s", server.origin + strlen("http://"));
+    setenv("https_proxy", with_password, 1);
+    unsetenv("no_proxy");
+    unsetenv("NO_PROXY");
+    ask_init(&a, "GET", "https://store.invalid/b/k");
+    cr_expect(eq(int, ask(&a), LARDER_UNAVAILABLE));
+    cr_expect(not(a.req.sent));
+    cr_expect(zero(int, strncmp(server.request, "CONNECT store.invalid:443 HTTP/1.1\r\n", 36)), "%s", server.request);
+    cr_expect(ne(ptr, strstr(server.request, "Proxy-Authorization: Basic "), NULL), "%s", server.request);
+    cr_expect(ne(ptr, strstr(a.err.msg, "403"), NULL), "%s", a.err.msg);
+    cr_expect(zero(ptr, strstr(a.err.msg, "pa55word")), "%s", a.err.msg);
     ask_release(&a);
 }
 
@@ -723,6 +807,108 @@ Test(http, an_answer_that_stalls_is_unavailable)
     cr_expect(ne(ptr, strstr(a.err.msg, "stalled"), NULL), "%s", a.err.msg);
     expect_body(&a, "hello");
     ask_release(&a);
+}
+
+/* A byte of a body of 1000 each 2 ms: never a stall. */
+static void serve_slowly(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    read_request(s, conn);
+    say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+    for (int i = 0; i < 1000 && send(conn, "x", 1, MSG_NOSIGNAL) == 1; i++)
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+}
+
+Test(http, a_body_that_comes_too_slowly_is_unavailable)
+{
+    struct ask a;
+
+    server_start(serve_slowly);
+    ask_init(&a, "GET", url_of("/"));
+    a.req.min_speed = 100000;
+    a.req.speed_window_ms = 200;
+    cr_expect(eq(int, ask(&a), LARDER_UNAVAILABLE));
+    cr_expect(ne(ptr, strstr(a.err.msg, "is too slow: "), NULL), "%s", a.err.msg);
+    cr_expect(lt(u64, a.req.bytes_in, 1000));
+    ask_release(&a);
+}
+
+Test(http, a_body_that_is_fast_enough_is_measured_window_by_window)
+{
+    struct ask a;
+
+    server_start(serve_slowly);
+    ask_init(&a, "GET", url_of("/"));
+    a.req.min_speed = 20; /* some 400 come */
+    a.req.speed_window_ms = 100;
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    cr_expect(eq(u64, a.req.bytes_in, 1000));
+    ask_release(&a);
+}
+
+Test(http, speed_is_not_asked_for_where_nobody_cares)
+{
+    struct ask a;
+
+    server_start(serve_slowly);
+    ask_init(&a, "GET", url_of("/"));
+    a.req.min_speed = -1;
+    a.req.speed_window_ms = 50;
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    ask_release(&a);
+}
+
+/* Takes the whole body, then thinks for a while. */
+static void serve_thinking(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    read_request(s, conn);
+    nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
+    say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+}
+
+Test(http, a_store_that_thinks_before_it_answers_is_not_slow)
+{
+    struct ask a;
+
+    server_start(serve_thinking);
+    ask_init(&a, "PUT", url_of("/"));
+    a.req.body = "hello";
+    a.req.body_len = 5;
+    a.req.min_speed = 1000000;
+    a.req.speed_window_ms = 50;
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    ask_release(&a);
+}
+
+/* Takes a request's head and a trickle of its body. */
+static void serve_sipping(struct server *s, int conn, int nth)
+{
+    char sip[512];
+
+    (void)s, (void)nth;
+    while (read(conn, sip, sizeof sip) > 0)
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+}
+
+Test(http, an_upload_that_is_taken_too_slowly_is_unavailable)
+{
+    size_t size = 16 << 20; /* more than sockets keep */
+    char *body = calloc(1, size);
+    struct ask a;
+
+    cr_assert(body != NULL);
+    server_start(serve_sipping);
+    ask_init(&a, "PUT", url_of("/"));
+    a.req.body = body;
+    a.req.body_len = size;
+    a.req.min_speed = 1 << 30;
+    a.req.speed_window_ms = 300;
+    cr_expect(eq(int, ask(&a), LARDER_UNAVAILABLE));
+    cr_expect(ne(ptr, strstr(a.err.msg, "is too slow"), NULL), "%s", a.err.msg);
+    cr_expect(a.req.sent);
+    ask_release(&a);
+    free(body);
 }
 
 Test(http, an_answer_that_is_not_there_at_the_deadline_is_a_timeout)
