@@ -6,7 +6,7 @@
  *  2. Until its end the op belongs to the backend. The sink is called by one thread at a time: net or pool.
  *  3. A get calls sink->begin once per attempt, then sink->write in order. Backends do not retry: agent/attempt does (an
  *     op that failed with a kind worth a retry is handed over again, whole). s3 alone sends once more by itself, where
- *     the store refused this machine's clock.
+ *     the store refused this machine's clock, the credentials, the region or a checksum that it does not know.
  *  4. A get that ends OK delivered exactly the bytes that begin() announced. A shorter or longer body is UNAVAILABLE.
  *     A ranged get is cut at the object's end; begin() says the range that really comes. One that starts at or behind
  *     the end announces length 0 at the object's size (so does any ranged get of an empty object), with full metadata: a
@@ -20,7 +20,9 @@
 #define LDR_BACKEND_H
 
 #include "backends/pool.h"
+#include "backends/sum.h"
 #include "backends/transport/net.h"
+#include "common/buf.h"
 #include "common/meta.h"
 
 struct ldr_backend;
@@ -56,7 +58,63 @@ bool ldr_page_add(struct ldr_page *p, const char *key, bool is_prefix, uint64_t 
                   const char *etag);
 void ldr_page_release(struct ldr_page *p); /* empty again */
 
-enum ldr_op_what { LDR_OP_GET, LDR_OP_HEAD, LDR_OP_PUT, LDR_OP_DELETE, LDR_OP_LIST, LDR_OP_COPY, LDR_OP_WHATS };
+/* An object that is written in parts: no reader sees anything of it before UPLOAD_END. Owned by whoever runs the upload;
+ * the ops of its parts may be under way at the same time, each with its own element of `parts`. */
+#define LDR_UPLOAD_ID_MAX 1024
+#define LDR_PARTS_MAX     10000
+struct ldr_upload_part {
+    uint64_t size; /* bytes; 0: not there yet */
+    uint64_t crc;  /* where the upload has an `algo` */
+    char etag[72]; /* as the store wants it back; UPLOAD_PART and UPLOAD_COPY set these three */
+};
+struct ldr_multipart {
+    char id[LDR_UPLOAD_ID_MAX + 1]; /* UPLOAD_BEGIN sets id and algo */
+    enum ldr_sum_algo algo;         /* CRC that is sent with each part and with the whole; NONE: the store takes none */
+    uint64_t part_size; /* set before UPLOAD_BEGIN: bytes of each part, but of the last one at most so many */
+    bool copies;        /* set before UPLOAD_BEGIN: the parts come by UPLOAD_COPY */
+    struct ldr_upload_part *parts; /* part n is parts[n - 1]; their order is the object's */
+    uint32_t n_parts;              /* UPLOAD_END: how many */
+    bool composite;                /* the backend's: the store sums up the parts' sums */
+    bool end_sent;                 /* the backend's: an UPLOAD_END may have been carried out */
+};
+
+/* A URL with which anybody may carry out one request, and what must be sent along. */
+struct ldr_signing {
+    bool put;                /* else get */
+    int64_t lifetime_s;      /* > 0; shortened to the credential's own life and to 7 days */
+    const char *content_md5; /* put: base64, signed; NULL: none. Borrowed, as the next */
+    const char *content_type;
+    bool md5_in_metadata;   /* put: the MD5 is kept in the object's metadata too, as Flyte does */
+    struct ldr_buf url;     /* results, owned by the op's owner: text with NUL */
+    struct ldr_buf headers; /* lines "Name: value\n" that the request must carry */
+    int64_t expires_s;      /* since 1970 UTC */
+};
+
+/* One key of DELETE_MANY, and what became of it. */
+struct ldr_delete_item {
+    const char *uri, *key; /* borrowed */
+    enum larder_kind kind;
+    char why[160];
+};
+#define LDR_DELETE_MANY_MAX 1000
+
+enum ldr_op_what {
+    LDR_OP_GET,
+    LDR_OP_HEAD,
+    LDR_OP_PUT,
+    LDR_OP_DELETE,
+    LDR_OP_LIST,
+    LDR_OP_COPY,
+    LDR_OP_UPLOAD_BEGIN, /* put_meta as for a put */
+    LDR_OP_UPLOAD_PART,  /* the body is part `part` of `upload` */
+    LDR_OP_UPLOAD_COPY,  /* [offset, offset + length) of from_… is part `part` */
+    LDR_OP_UPLOAD_END,   /* the object is there, or not; size_bytes is the whole. create_only, if_match as for a put */
+    LDR_OP_UPLOAD_ABORT, /* nothing is left of it; one that the store does not know is gone: OK */
+    LDR_OP_DELETE_MANY,  /* `items` of one container; OK: each has its kind. UNSUPPORTED: delete it by itself */
+    LDR_OP_MAKE_CONTAINER, /* one that is there and ours is made already: OK */
+    LDR_OP_SIGN,           /* asks no store, but perhaps for credentials */
+    LDR_OP_WHATS
+};
 
 struct ldr_op {
     struct ldr_task task; /* the hand-off between threads; free for whoever holds the op */
@@ -69,7 +127,9 @@ struct ldr_op {
     /* get */
     bool ranged; /* only [offset, offset + length); else the whole object */
     uint64_t offset, length;
-    const char *if_match; /* NULL, or the validator that the object must still have: else PRECONDITION */
+    /* NULL, or the validator that the object must still have: else PRECONDITION. Get, head, put, delete, UPLOAD_END; with
+     * UPLOAD_COPY and COPY that of the source */
+    const char *if_match;
     /* get: NULL, or the validator of the version that the caller has: while the object has it the op ends OK with
      * not_modified set, `meta` as far as the store repeats it, and no call of the sink */
     const char *if_none_match;
@@ -81,6 +141,14 @@ struct ldr_op {
     uint64_t size_bytes;
     const struct ldr_meta *put_meta; /* content type and the like, user metadata; NULL: none */
     bool create_only;                /* EXISTS if there is one; UNSUPPORTED where the store cannot promise it */
+
+    /* writes in parts, see enum ldr_op_what */
+    struct ldr_multipart *upload;
+    uint32_t part; /* 1 .. LDR_PARTS_MAX */
+
+    struct ldr_delete_item *items;
+    size_t n_items;           /* 1 .. LDR_DELETE_MANY_MAX */
+    struct ldr_signing *sign; /* SIGN */
 
     /* list: `key` is the prefix. Up to max_entries keys behind `start` (an earlier page's next), in the store's order,
      * grouped by `delimiter` */
@@ -96,7 +164,9 @@ struct ldr_op {
     struct ldr_meta meta;    /* get, head: of the object. put: validator, ETag, version; size as put */
     bool not_modified;       /* get: see if_none_match */
     struct ldr_page page;    /* list; owned by the op's owner */
+    bool no_container;       /* NOT_FOUND, as there is no such container */
     uint32_t retry_after_ms; /* 0: the store did not say */
+    bool throttled;          /* the store says that it gets more requests than it can serve */
     bool sent;               /* a request that can change the store may have reached it */
     unsigned requests;
     uint64_t bytes_in, bytes_out;
@@ -113,11 +183,12 @@ void ldr_op_done(struct ldr_op *op, enum larder_kind kind);
 /* Reset the results for another attempt; counters are kept. */
 void ldr_op_rearm(struct ldr_op *op);
 
-#define LDR_CAP_RANGE       1u /* get: ranged */
-#define LDR_CAP_IF_MATCH    2u /* get: if_match is honoured by the store */
-#define LDR_CAP_CREATE_ONLY 4u
-#define LDR_CAP_USER_META   8u
-#define LDR_CAP_STREAM_ONLY 16u /* ranges of two requests may be of two versions: one request brings the whole object */
+#define LDR_CAP_RANGE        1u /* get: ranged */
+#define LDR_CAP_IF_MATCH     2u /* get: if_match is honoured by the store */
+#define LDR_CAP_CREATE_ONLY  4u
+#define LDR_CAP_USER_META    8u
+#define LDR_CAP_STREAM_ONLY  16u /* ranges of two requests may be of two versions: one request brings the whole object */
+#define LDR_CAP_PUT_IF_MATCH 32u /* put, UPLOAD_END and delete: if_match is honoured by the store */
 
 /* Settings of one store, as the configuration has them (reference: docs/configuration.md). */
 struct ldr_store_cfg {
@@ -148,7 +219,11 @@ struct ldr_backend_ops {
     void (*close)(struct ldr_backend *b); /* after its last op; any thread */
     ldr_op_fn *get, *head, *put, *del;    /* on the net thread */
     ldr_op_fn *list;                      /* the same */
-    ldr_op_fn *copy;                      /* optional: without it UNSUPPORTED */
+    ldr_op_fn *copy;                      /* optional, as all that follow: without it UNSUPPORTED */
+    ldr_op_fn *upload;                    /* all five UPLOAD_… */
+    ldr_op_fn *delete_many, *make_container, *sign;
+    uint64_t part_min, part_max; /* bytes of a part, but for the last one, which may be smaller; `upload` is set */
+    uint64_t put_max, copy_max;  /* bytes of one put, of one copy; 0: no limit */
     /* Hash of what says which store this is (kind, endpoint, account, path; no secret): another one, another cache. */
     uint64_t (*fingerprint)(const struct ldr_backend *b);
 };
@@ -157,6 +232,7 @@ struct ldr_backend_ops {
 struct ldr_backend {
     const struct ldr_backend_ops *ops;
     struct ldr_backend_env env;
+    struct ldr_pace *pace; /* of the agent (agent/pace.h), none of the backend's business; NULL: none */
 };
 
 /* What is compiled in; NULL: no such kind. registry.c. */

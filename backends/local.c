@@ -4,13 +4,16 @@
  *  1. No name leads out of `path`: keys with `.`, `..` or empty segments are refused, and no symbolic link is followed.
  *  2. Only regular files are objects. A directory is a missing object; anything else is refused and never waited for.
  *  3. An object appears whole or not at all: it is written in CONTAINER/.larder-tmp, synced and renamed. No key can
- * have that segment. What a crash leaves there is removed at a later open, when it is a day old.
+ *     have that segment. What a crash leaves there is removed at a later open, when it is a day old.
  *  4. A delete removes the directories that it leaves empty; a put that loses its directory to one makes it again.
  *  5. Metadata lives in the extended attribute user.larder.meta, encoded as in meta.h.
  *  6. Ranges of two requests are of one version, or the second fails (so no LDR_CAP_STREAM_ONLY). The validator is inode,
  *     size, mtime and ctime in ns; it is compared with if_match when the file is opened, and the file's facts again
  *     behind its last byte. That is what one stream over all ranges would check. What neither sees is a file written in
- *     place twice within one tick of the kernel's clock, or through a mapping; a put of ours writes no file in place. */
+ *     place twice within one tick of the kernel's clock, or through a mapping; a put of ours writes no file in place.
+ *  7. An upload in parts is one such file, named by its id: part n lies at (n - 1) * part_size from the start, so that
+ *     parts come in any order and side by side, and the end copies nothing.
+ *  8. No file system replaces or removes a file on condition of what it is, so no LDR_CAP_PUT_IF_MATCH. */
 #include "backends/page.h"
 #include "common/clock.h"
 #include "common/hash.h"
@@ -32,10 +35,13 @@
 #include <unistd.h>
 
 #define TMP_DIR       ".larder-tmp"
-#define TMP_NAME_MAX  33 /* 32 hex digits, NUL */
+#define TMP_NAME_MAX  64
+#define UPLOAD_MARK   "up-" /* an id is this, 32 random hex digits, a dash and 16 of the key */
+#define PART_MAX      (1024 * LDR_GIB)
 #define TMP_STALE_S   (24 * 3600)
 #define XATTR         "user.larder.meta"
 #define CHUNK         (256 * LDR_KIB) /* bytes of one read */
+#define KERNEL_CHUNK  (64 * LDR_MIB)  /* the same, of what the kernel copies, between two looks at the clock */
 #define MAKE_TRIES    16              /* of a put whose directory is deleted under it */
 #define VALIDATOR_MAX 80              /* four hex numbers, three dashes, two quotes, NUL */
 #define META_ROOM     256             /* kept free in the fields for validator and ETag */
@@ -168,7 +174,8 @@ static int open_parent(const struct local *l, struct place *p, bool make)
 
 static bool writes(const struct ldr_op *op)
 {
-    return op->what == LDR_OP_PUT || op->what == LDR_OP_COPY;
+    return op->what == LDR_OP_PUT || op->what == LDR_OP_COPY || op->what == LDR_OP_UPLOAD_BEGIN ||
+           op->what == LDR_OP_UPLOAD_PART || op->what == LDR_OP_UPLOAD_COPY || op->what == LDR_OP_UPLOAD_END;
 }
 
 /* The kind of an errno; `doing` is what was tried ("read"). */
@@ -226,6 +233,17 @@ static enum larder_kind fail_prefix(struct ldr_op *op)
 {
     return ldr_fail(&op->err, LARDER_INVALID,
                     "object \"%s\": there are objects below this name, and a local store cannot hold both", op->uri);
+}
+
+static enum larder_kind fail_upload(struct ldr_op *op)
+{
+    return ldr_fail(&op->err, LARDER_NOT_FOUND, "object \"%s\": there is no such upload", op->uri);
+}
+
+static enum larder_kind fail_condition(struct ldr_op *op)
+{
+    return ldr_fail(&op->err, LARDER_UNSUPPORTED,
+                    "object \"%s\": a local store changes no object on condition of its version", op->uri);
 }
 
 static enum larder_kind check_deadline(struct ldr_op *op)
@@ -350,13 +368,24 @@ static enum larder_kind open_object(const struct local *l, struct ldr_op *op, in
     return S_ISREG(st->st_mode) ? LARDER_OK : fail_type(op);
 }
 
+/* Is it the version that the op named? */
+static enum larder_kind check_version(struct ldr_op *op, const char *if_match, const struct stat *st)
+{
+    char v[VALIDATOR_MAX];
+
+    validator_text(st, v);
+    if (if_match && strcmp(if_match, v) != 0)
+        return ldr_fail(&op->err, LARDER_PRECONDITION, "object \"%s\" has changed", op->uri);
+    return LARDER_OK;
+}
+
 static enum larder_kind head(const struct local *l, struct ldr_op *op)
 {
     struct stat st;
     int fd = -1;
     enum larder_kind k = open_object(l, op, &fd, &st);
 
-    if (!k)
+    if (!k && !(k = check_version(op, op->if_match, &st)))
         k = describe(op, fd, &st);
     if (fd != -1)
         close(fd);
@@ -418,15 +447,9 @@ static enum larder_kind get(const struct local *l, struct ldr_op *op)
     int fd = -1;
     enum larder_kind k = open_object(l, op, &fd, &st);
 
-    if (k)
+    if (k || (k = check_version(op, op->if_match, &st)) || (k = describe(op, fd, &st)))
         goto done;
     validator_text(&st, v);
-    if (op->if_match && strcmp(op->if_match, v) != 0) {
-        k = ldr_fail(&op->err, LARDER_PRECONDITION, "object \"%s\" has changed", op->uri);
-        goto done;
-    }
-    if ((k = describe(op, fd, &st)))
-        goto done;
     if (op->if_none_match && !strcmp(op->if_none_match, v)) {
         op->not_modified = true;
         goto done;
@@ -441,62 +464,152 @@ done:
     return k;
 }
 
-/* ---- put, copy ---- */
+/* ---- bytes into a file ---- */
 
-static enum larder_kind write_all(struct ldr_op *op, int fd, const uint8_t *p, uint64_t n)
+/* `n` bytes at offset `at`. */
+static enum larder_kind write_all(struct ldr_op *op, int fd, uint64_t at, const uint8_t *p, uint64_t n)
 {
     while (n) {
-        ssize_t w = write(fd, p, n < LDR_GIB ? n : LDR_GIB);
+        ssize_t w = pwrite(fd, p, n < LDR_GIB ? n : LDR_GIB, (off_t)at);
 
         if (w == -1 && errno == EINTR)
             continue;
         if (w == -1)
             return fail_sys(op, "write");
         p += w;
+        at += (uint64_t)w;
         n -= (uint64_t)w;
         op->bytes_out += (uint64_t)w;
     }
     return LARDER_OK;
 }
 
-static enum larder_kind copy_body(struct ldr_op *op, int fd)
+/* Where bytes come from. */
+struct source {
+    int fd;
+    uint64_t offset, length;
+    struct ldr_op *object; /* whose bytes these are, for messages; NULL: they are the op's own body */
+};
+
+/* Reading at offset + done gave `n`, 0 or -1. */
+static enum larder_kind fail_source(struct ldr_op *op, const struct source *from, ssize_t n, uint64_t done)
+{
+    enum larder_kind k;
+
+    if (!from->object && n == 0)
+        return ldr_fail(&op->err, LARDER_IO, "the bytes to put as \"%s\" end at %" PRIu64 " of %" PRIu64, op->uri, done,
+                        from->length);
+    if (!from->object)
+        return ldr_fail_sys(&op->err, LARDER_IO, "could not read the bytes to put as \"%s\"", op->uri);
+    if (n == 0)
+        return ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\" was shortened while it was copied",
+                        from->object->uri);
+    k = fail_sys(from->object, "read");
+    op->err = from->object->err;
+    return k;
+}
+
+/* By the kernel where it can: on xfs and btrfs that shares the blocks, if offsets are multiples of them. */
+static enum larder_kind copy_bytes(struct ldr_op *op, const struct source *from, int fd, uint64_t at)
 {
     enum larder_kind k = LARDER_OK;
-    uint8_t *buf = malloc(CHUNK);
+    bool by_kernel = true;
+    uint8_t *buf = NULL;
     uint64_t done = 0;
 
-    if (!buf)
-        return ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory", op->uri);
-    while (!k && done < op->size_bytes && !(k = check_deadline(op))) {
-        uint64_t left = op->size_bytes - done;
-        ssize_t n = pread(op->fd, buf, left < CHUNK ? left : CHUNK, (off_t)done);
+    while (!k && done < from->length && !(k = check_deadline(op))) {
+        uint64_t left = from->length - done;
+        off_t in = (off_t)(from->offset + done), out = (off_t)(at + done);
+        ssize_t n;
 
-        if (n == -1 && errno == EINTR)
-            continue;
-        if (n == -1)
-            k = ldr_fail_sys(&op->err, LARDER_IO, "could not read the bytes to put as \"%s\"", op->uri);
-        else if (n == 0)
-            k = ldr_fail(&op->err, LARDER_IO, "the bytes to put as \"%s\" end at %" PRIu64 " of %" PRIu64, op->uri,
-                         done, op->size_bytes);
-        else
-            k = write_all(op, fd, buf, (uint64_t)n);
+        if (by_kernel) {
+            n = copy_file_range(from->fd, &in, fd, &out, left < KERNEL_CHUNK ? left : KERNEL_CHUNK, 0);
+            if (n == -1 && (errno == ENOSPC || errno == EDQUOT || errno == EIO))
+                k = fail_sys(op, "write");
+            else if (n == 0 || (n == -1 && errno != EINTR))
+                by_kernel = false; /* EXDEV, ENOSYS, EOPNOTSUPP, EINVAL, …: whatever it has against it */
+            else if (n > 0 && !from->object)
+                op->bytes_out += (uint64_t)n;
+        } else if (!buf && !(buf = malloc(CHUNK))) {
+            n = 0;
+            k = ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory", op->uri);
+        } else if ((n = pread(from->fd, buf, left < CHUNK ? left : CHUNK, in)) > 0) {
+            k = write_all(op, fd, at + done, buf, (uint64_t)n);
+        } else if (n == 0 || errno != EINTR) {
+            k = fail_source(op, from, n, done);
+        }
         done += n > 0 ? (uint64_t)n : 0;
     }
     free(buf);
     return k;
 }
 
-/* A new file in the container's TMP_DIR: its directory, name and descriptor are the caller's, also on failure. */
-static enum larder_kind make_tmp(const struct local *l, struct ldr_op *op, int *dir, char name[TMP_NAME_MAX], int *fd)
+/* The op's body. */
+static enum larder_kind write_body(struct ldr_op *op, int fd, uint64_t at)
+{
+    struct source body = { .fd = op->fd, .length = op->size_bytes };
+
+    return op->bytes || op->size_bytes == 0 ? write_all(op, fd, at, op->bytes, op->size_bytes)
+                                            : copy_bytes(op, &body, fd, at);
+}
+
+/* The object that an op copies from, open, of the version that it names: *fd is the caller's, also on failure, and `o`
+ * stands for it in messages: its failures are those of a head. */
+static enum larder_kind open_source(const struct local *l, struct ldr_op *op, struct ldr_op *o, int *fd,
+                                    struct stat *st)
+{
+    enum larder_kind k;
+
+    *o = (struct ldr_op){
+        .what = LDR_OP_HEAD, .uri = op->from_uri, .container = op->from_container, .key = op->from_key
+    };
+    if (!(k = open_object(l, o, fd, st)))
+        k = check_version(o, op->if_match, st);
+    if (k)
+        op->err = o->err;
+    return k;
+}
+
+/* Behind the last byte that was copied. */
+static enum larder_kind check_source(struct ldr_op *op, struct ldr_op *o, int fd, const struct stat *before)
+{
+    enum larder_kind k = check_unchanged(o, fd, before);
+
+    if (k)
+        op->err = o->err;
+    return k;
+}
+
+/* ---- temporary files ---- */
+
+/* The container's; it is made if asked to. -1: errno says why. */
+static int open_tmp_dir(const struct local *l, const struct ldr_op *op, bool make)
 {
     char path[NAME_MAX + sizeof "/" TMP_DIR];
+
+    snprintf(path, sizeof path, "%.*s/" TMP_DIR, NAME_MAX, op->container);
+    return make ? make_dir(l, path) : open_beneath(l, path, O_RDONLY | O_DIRECTORY);
+}
+
+/* What the key adds to an upload's id, so that no other key can use it. */
+static void upload_suffix(const struct ldr_op *op, char out[TMP_NAME_MAX])
+{
+    snprintf(out, TMP_NAME_MAX, "-%016" PRIx64, ldr_hash64(op->key, strlen(op->key)));
+}
+
+/* A new file: its directory, name and descriptor are the caller's, also on failure. */
+static enum larder_kind make_tmp(const struct local *l, struct ldr_op *op, int *dir, char name[TMP_NAME_MAX], int *fd)
+{
+    char hex[2 * 16 + 1], suffix[TMP_NAME_MAX] = "";
     uint8_t random[16];
 
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
         return fail_sys(op, "name a file for");
-    ldr_hex(random, sizeof random, name);
-    snprintf(path, sizeof path, "%.*s/%s", NAME_MAX, op->container, TMP_DIR);
-    *dir = make_dir(l, path);
+    ldr_hex(random, sizeof random, hex);
+    if (op->what == LDR_OP_UPLOAD_BEGIN)
+        upload_suffix(op, suffix);
+    snprintf(name, TMP_NAME_MAX, "%s%s%.17s", *suffix ? UPLOAD_MARK : "", hex, suffix);
+    *dir = open_tmp_dir(l, op, true);
     if (*dir == -1)
         return fail_sys(op, "make a directory for");
     *fd = openat(*dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
@@ -540,96 +653,20 @@ static enum larder_kind publish(const struct local *l, struct ldr_op *op, struct
             return fail_prefix(op);
         if (errno != ENOENT) /* ENOENT: a delete removed the directory since it was opened */
             return fail_sys(op, "publish");
+        if (op->what == LDR_OP_UPLOAD_END && fstatat(dir, tmp, &st, AT_SYMLINK_NOFOLLOW) == -1)
+            return fail_upload(op); /* or the upload was ended or aborted a moment ago */
     }
     return ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\": its directory is deleted again and again", op->uri);
 }
 
-/* The body of a put. */
-static enum larder_kind write_new(struct ldr_op *op, int fd)
+/* Let the complete temporary file be the object, on disk when this returns. *named becomes false when it has its name. */
+static enum larder_kind finish(const struct local *l, struct ldr_op *op, struct place *p, int dir, const char *tmp,
+                               int fd, bool *named)
 {
-    enum larder_kind k =
-        op->bytes || op->size_bytes == 0 ? write_all(op, fd, op->bytes, op->size_bytes) : copy_body(op, fd);
-
-    return k ? k : meta_store(op, fd, op->put_meta);
-}
-
-/* All bytes of one file into another, by the kernel where both are of one file system. */
-static enum larder_kind copy_bytes(struct ldr_op *op, struct ldr_op *source, int from, uint64_t left, int fd)
-{
-    enum larder_kind k = LARDER_OK;
-    bool by_kernel = true;
-    uint8_t *buf = NULL;
-
-    while (!k && left && !(k = check_deadline(op))) {
-        ssize_t n;
-
-        if (by_kernel) {
-            n = copy_file_range(from, NULL, fd, NULL, left < 64 * LDR_MIB ? left : 64 * LDR_MIB, 0);
-            if (n == -1 && errno != EINTR && errno != ENOSPC && errno != EDQUOT && errno != EIO) {
-                by_kernel = false; /* EXDEV, ENOSYS, EOPNOTSUPP, EINVAL, …: whatever it has against it */
-                continue;
-            }
-            if (n == -1 && errno != EINTR)
-                k = fail_sys(op, "write");
-        } else if (!buf && !(buf = malloc(CHUNK))) {
-            k = ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory", op->uri);
-            continue;
-        } else if ((n = read(from, buf, left < CHUNK ? left : CHUNK)) > 0) {
-            k = write_all(op, fd, buf, (uint64_t)n);
-        } else if (n == -1 && errno != EINTR) {
-            k = fail_sys(source, "read");
-            op->err = source->err;
-        }
-        if (n == 0)
-            k = ldr_fail(&op->err, LARDER_UNAVAILABLE, "object \"%s\" was shortened while it was copied", source->uri);
-        left -= n > 0 ? (uint64_t)n : 0;
-    }
-    free(buf);
-    return k;
-}
-
-/* The body and metadata of a copy. */
-static enum larder_kind write_copy(const struct local *l, struct ldr_op *op, int fd)
-{
-    struct ldr_op source = { .what = LDR_OP_HEAD, /* for names and messages: its failures are those of a head */
-                             .uri = op->from_uri,
-                             .container = op->from_container,
-                             .key = op->from_key };
-    struct ldr_meta m;
-    struct stat st;
-    int from = -1;
-    enum larder_kind k = open_object(l, &source, &from, &st);
-
-    ldr_meta_init(&m);
-    if (!k && !(k = copy_bytes(op, &source, from, (uint64_t)st.st_size, fd)))
-        k = check_unchanged(&source, from, &st);
-    if (source.err.kind)
-        op->err = source.err;
-    if (!k && !meta_load(&source, from, &m))
-        k = ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory for its metadata", op->uri);
-    if (!k)
-        k = meta_store(op, fd, &m);
-    ldr_meta_release(&m);
-    if (from != -1)
-        close(from);
-    return k;
-}
-
-static enum larder_kind put(const struct local *l, struct ldr_op *op)
-{
-    char tmp[TMP_NAME_MAX];
-    struct place p;
-    struct stat st;
-    struct timespec now[2];
-    int dir = -1, fd = -1, parent = -1;
-    bool named = false; /* does the temporary file have to go? */
     enum larder_kind k;
-
-    if ((k = place_init(&p, op)) || (k = check_put_meta(op)) || (k = make_tmp(l, op, &dir, tmp, &fd)))
-        goto done;
-    named = true;
-    if ((k = op->what == LDR_OP_COPY ? write_copy(l, op, fd) : write_new(op, fd)))
-        goto done;
+    struct timespec now[2];
+    struct stat st;
+    int parent = -1;
 
     /* The kernel's file times move in ticks and inodes are reused: two puts of one size within a tick could end up with
      * the same validator. An exact time tells them apart; where it cannot be set, ticks must do. */
@@ -640,13 +677,70 @@ static enum larder_kind put(const struct local *l, struct ldr_op *op)
         k = fail_sys(op, "write");
         goto done;
     }
-    if ((k = check_deadline(op)) || (k = publish(l, op, &p, dir, tmp, &parent)))
+    if ((k = check_deadline(op)) || (k = publish(l, op, p, dir, tmp, &parent)))
         goto done;
-    named = false;
+    *named = false;
     if (fsync(parent) == -1 || fstat(fd, &st) == -1) /* fstat last: renaming changed the ctime */
         k = fail_sys(op, "write");
     else
         k = describe(op, fd, &st);
+done:
+    if (parent != -1)
+        close(parent);
+    return k;
+}
+
+/* ---- put, copy ---- */
+
+/* The body and metadata of a put. */
+static enum larder_kind write_new(struct ldr_op *op, int fd)
+{
+    enum larder_kind k = write_body(op, fd, 0);
+
+    return k ? k : meta_store(op, fd, op->put_meta);
+}
+
+/* The body and metadata of a copy. */
+static enum larder_kind write_copy(const struct local *l, struct ldr_op *op, int fd)
+{
+    struct source from = { .fd = -1 };
+    struct ldr_op object;
+    struct ldr_meta m;
+    struct stat st;
+    enum larder_kind k = open_source(l, op, &object, &from.fd, &st);
+
+    ldr_meta_init(&m);
+    if (k)
+        goto done;
+    from.object = &object;
+    from.length = (uint64_t)st.st_size;
+    if ((k = copy_bytes(op, &from, fd, 0)) || (k = check_source(op, &object, from.fd, &st)))
+        goto done;
+    k = meta_load(&object, from.fd, &m)
+            ? meta_store(op, fd, &m)
+            : ldr_fail(&op->err, LARDER_NO_MEMORY, "object \"%s\": out of memory for its metadata", op->uri);
+done:
+    ldr_meta_release(&m);
+    if (from.fd != -1)
+        close(from.fd);
+    return k;
+}
+
+static enum larder_kind put(const struct local *l, struct ldr_op *op)
+{
+    char tmp[TMP_NAME_MAX];
+    struct place p;
+    int dir = -1, fd = -1;
+    bool named = false; /* does the temporary file have to go? */
+    enum larder_kind k;
+
+    if (op->what == LDR_OP_PUT && op->if_match)
+        return fail_condition(op);
+    if ((k = place_init(&p, op)) || (k = check_put_meta(op)) || (k = make_tmp(l, op, &dir, tmp, &fd)))
+        goto done;
+    named = true;
+    if (!(k = op->what == LDR_OP_COPY ? write_copy(l, op, fd) : write_new(op, fd)))
+        k = finish(l, op, &p, dir, tmp, fd, &named);
 done:
     if (named)
         unlinkat(dir, tmp, 0);
@@ -654,8 +748,189 @@ done:
         close(fd);
     if (dir != -1)
         close(dir);
-    if (parent != -1)
-        close(parent);
+    return k;
+}
+
+/* ---- uploads in parts ---- */
+
+static enum larder_kind check_part_size(struct ldr_op *op)
+{
+    uint64_t n = op->upload->part_size;
+
+    if (n >= 1 && n <= PART_MAX)
+        return LARDER_OK;
+    return ldr_fail(&op->err, LARDER_INVALID,
+                    "object \"%s\": parts of %" PRIu64 " bytes, a local store takes 1 to %" PRIu64, op->uri, n,
+                    (uint64_t)PART_MAX);
+}
+
+static enum larder_kind upload_begin(const struct local *l, struct ldr_op *op)
+{
+    char tmp[TMP_NAME_MAX];
+    struct place p;
+    int dir = -1, fd = -1;
+    enum larder_kind k;
+
+    if ((k = place_init(&p, op)) || (k = check_part_size(op)) || (k = check_put_meta(op)) ||
+        (k = make_tmp(l, op, &dir, tmp, &fd)))
+        goto done;
+    k = meta_store(op, fd, op->put_meta);
+    if (k) {
+        unlinkat(dir, tmp, 0);
+    } else {
+        snprintf(op->upload->id, sizeof op->upload->id, "%s", tmp);
+        op->upload->algo = LDR_SUM_NONE;
+    }
+done:
+    if (fd != -1)
+        close(fd);
+    if (dir != -1)
+        close(dir);
+    return k;
+}
+
+/* An id may come from anywhere: it must be one that upload_begin() could have made for this key. */
+static bool is_upload_id(const struct ldr_op *op)
+{
+    const char *id = op->upload->id;
+    char suffix[TMP_NAME_MAX];
+    size_t mark = strlen(UPLOAD_MARK);
+    uint8_t random[16];
+
+    upload_suffix(op, suffix);
+    return strlen(id) == mark + 2 * sizeof random + strlen(suffix) && !strncmp(id, UPLOAD_MARK, mark) &&
+           ldr_unhex(id + mark, 2 * sizeof random, random, sizeof random) &&
+           !strcmp(id + mark + 2 * sizeof random, suffix);
+}
+
+/* The upload's file; *dir and *fd are the caller's, also on failure. */
+static enum larder_kind open_upload(const struct local *l, struct ldr_op *op, int *dir, int *fd, struct stat *st)
+{
+    if (!is_upload_id(op))
+        return fail_upload(op);
+    *dir = open_tmp_dir(l, op, false);
+    if (*dir != -1)
+        *fd = openat(*dir, op->upload->id, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+    if (*fd == -1)
+        return errno == ENOENT || errno == ENOTDIR ? fail_upload(op) : fail_sys(op, "open the upload of");
+    if (fstat(*fd, st) == -1)
+        return fail_sys(op, "stat the upload of");
+    return S_ISREG(st->st_mode) ? LARDER_OK : fail_upload(op);
+}
+
+static enum larder_kind part_from_object(const struct local *l, struct ldr_op *op, int fd, uint64_t at)
+{
+    struct source from = { .fd = -1, .offset = op->offset, .length = op->length };
+    struct ldr_op object;
+    struct stat st;
+    enum larder_kind k = open_source(l, op, &object, &from.fd, &st);
+
+    if (k)
+        goto done;
+    from.object = &object;
+    if (op->offset > (uint64_t)st.st_size || op->length > (uint64_t)st.st_size - op->offset)
+        k = ldr_fail(&op->err, LARDER_INVALID, "object \"%s\" has %" PRIu64 " bytes, not %" PRIu64 " from %" PRIu64,
+                     op->from_uri, (uint64_t)st.st_size, op->length, op->offset);
+    else if (!(k = copy_bytes(op, &from, fd, at)))
+        k = check_source(op, &object, from.fd, &st);
+done:
+    if (from.fd != -1)
+        close(from.fd);
+    return k;
+}
+
+static enum larder_kind upload_part(const struct local *l, struct ldr_op *op)
+{
+    bool copies = op->what == LDR_OP_UPLOAD_COPY;
+    uint64_t size = copies ? op->length : op->size_bytes, at;
+    struct ldr_upload_part *part;
+    struct place p;
+    struct stat st;
+    int dir = -1, fd = -1;
+    enum larder_kind k;
+
+    if ((k = place_init(&p, op)) || (k = check_part_size(op)))
+        return k;
+    if (op->part < 1 || op->part > LDR_PARTS_MAX || size < 1 || size > op->upload->part_size)
+        return ldr_fail(&op->err, LARDER_INVALID,
+                        "object \"%s\": part %" PRIu32 " of %" PRIu64 " bytes, in an upload of parts of %" PRIu64
+                        " bytes",
+                        op->uri, op->part, size, op->upload->part_size);
+    part = &op->upload->parts[op->part - 1];
+    *part = (struct ldr_upload_part){ 0 }; /* what was there is now written over */
+    at = (op->part - 1) * op->upload->part_size;
+    if ((k = open_upload(l, op, &dir, &fd, &st)))
+        goto done;
+    if (!(k = copies ? part_from_object(l, op, fd, at) : write_body(op, fd, at)))
+        part->size = size;
+done:
+    if (fd != -1)
+        close(fd);
+    if (dir != -1)
+        close(dir);
+    return k;
+}
+
+/* Are all parts there, each as large as it has to be, and do they make `size` bytes? */
+static enum larder_kind check_parts(struct ldr_op *op, uint64_t size)
+{
+    const struct ldr_multipart *u = op->upload;
+    uint64_t sum = 0;
+
+    if (u->n_parts < 1 || u->n_parts > LDR_PARTS_MAX)
+        return ldr_fail(&op->err, LARDER_INVALID, "object \"%s\": an upload of %" PRIu32 " parts", op->uri, u->n_parts);
+    for (uint32_t i = 0; i < u->n_parts; i++) {
+        uint64_t n = u->parts[i].size;
+
+        if (n == 0)
+            return ldr_fail(&op->err, LARDER_INVALID, "object \"%s\": part %" PRIu32 " is missing", op->uri, i + 1);
+        if (n > u->part_size || (n < u->part_size && i + 1 < u->n_parts))
+            return ldr_fail(&op->err, LARDER_INVALID,
+                            "object \"%s\": part %" PRIu32 " has %" PRIu64 " bytes, not %" PRIu64, op->uri, i + 1, n,
+                            u->part_size);
+        sum += n;
+    }
+    if (sum != op->size_bytes || size != sum)
+        return ldr_fail(&op->err, LARDER_INVALID,
+                        "object \"%s\" has %" PRIu64 " bytes, its parts %" PRIu64 " and what came of them %" PRIu64,
+                        op->uri, op->size_bytes, sum, size);
+    return LARDER_OK;
+}
+
+static enum larder_kind upload_end(const struct local *l, struct ldr_op *op)
+{
+    struct place p;
+    struct stat st;
+    int dir = -1, fd = -1;
+    bool named = true; /* a failed end leaves it, for another try or the abort */
+    enum larder_kind k;
+
+    if (op->if_match)
+        return fail_condition(op);
+    if (!(k = place_init(&p, op)) && !(k = check_part_size(op)) && !(k = open_upload(l, op, &dir, &fd, &st)) &&
+        !(k = check_parts(op, (uint64_t)st.st_size)))
+        k = finish(l, op, &p, dir, op->upload->id, fd, &named);
+    if (fd != -1)
+        close(fd);
+    if (dir != -1)
+        close(dir);
+    return k;
+}
+
+/* The id is all that this needs: the upload may be one of an agent that is gone. */
+static enum larder_kind upload_abort(const struct local *l, struct ldr_op *op)
+{
+    enum larder_kind k = LARDER_OK;
+    struct place p;
+    int dir;
+
+    if ((k = place_init(&p, op)) || !is_upload_id(op))
+        return k;
+    dir = open_tmp_dir(l, op, false);
+    if ((dir == -1 || unlinkat(dir, op->upload->id, 0) == -1) && errno != ENOENT && errno != ENOTDIR)
+        k = fail_sys(op, "abort the upload of");
+    if (dir != -1)
+        close(dir);
     return k;
 }
 
@@ -680,32 +955,136 @@ static void prune(const struct local *l, struct place *p)
     }
 }
 
+/* Unlink it; `sent` says whether there was something. Its directory is not on disk yet. */
+static enum larder_kind unlink_object(struct ldr_op *op, const struct place *p, int parent)
+{
+    struct stat st;
+
+    if (fstatat(parent, p->leaf, &st, AT_SYMLINK_NOFOLLOW) == -1)
+        return errno == ENOENT ? LARDER_OK : fail_sys(op, "delete");
+    if (S_ISDIR(st.st_mode)) /* no object has this name */
+        return LARDER_OK;
+    if (!S_ISREG(st.st_mode))
+        return fail_type(op);
+    if (unlinkat(parent, p->leaf, 0) == -1)
+        return errno == ENOENT ? LARDER_OK : fail_sys(op, "delete");
+    op->sent = true;
+    return LARDER_OK;
+}
+
 static enum larder_kind del(const struct local *l, struct ldr_op *op)
 {
     struct place p;
-    struct stat st;
-    int parent = -1;
-    enum larder_kind k = place_init(&p, op);
+    int parent;
+    enum larder_kind k;
 
-    if (k)
+    if (op->if_match)
+        return fail_condition(op);
+    if ((k = place_init(&p, op)))
         return k;
     parent = open_parent(l, &p, false);
     if (parent == -1)
         return errno == ENOENT || errno == ENOTDIR ? LARDER_OK : fail_sys(op, "delete");
-    if (fstatat(parent, p.leaf, &st, AT_SYMLINK_NOFOLLOW) == -1)
-        k = errno == ENOENT ? LARDER_OK : fail_sys(op, "delete");
-    else if (S_ISDIR(st.st_mode)) /* no object has this name */
-        k = LARDER_OK;
-    else if (!S_ISREG(st.st_mode))
-        k = fail_type(op);
-    else if (unlinkat(parent, p.leaf, 0) == -1)
-        k = errno == ENOENT ? LARDER_OK : fail_sys(op, "delete");
-    else if (op->sent = true, fsync(parent) == -1)
+    k = unlink_object(op, &p, parent);
+    if (op->sent && fsync(parent) == -1)
         k = fail_sys(op, "delete");
     close(parent);
     if (op->sent)
         prune(l, &p);
     return k;
+}
+
+/* Objects of one directory that follow each other share one sync of it. */
+struct sweep_dir {
+    struct place last; /* of them */
+    size_t first;      /* number of the first */
+    int parent;        /* -1: none */
+    bool changed;      /* something was unlinked */
+};
+
+static void item_ends(struct ldr_delete_item *item, const struct ldr_op *one, enum larder_kind k)
+{
+    item->kind = k;
+    snprintf(item->why, sizeof item->why, "%.159s", k ? one->err.msg : ""); /* as much as fits */
+}
+
+/* The items from s->first on, before `end`, are gone when their directory is on disk. */
+static void sweep_sync(const struct local *l, struct ldr_op *op, struct sweep_dir *s, size_t end)
+{
+    if (s->parent == -1)
+        return;
+    for (bool failed = s->changed && fsync(s->parent) == -1; failed && s->first < end; s->first++) {
+        struct ldr_op one = { .what = LDR_OP_DELETE, .uri = op->items[s->first].uri };
+
+        if (!op->items[s->first].kind)
+            item_ends(&op->items[s->first], &one, fail_sys(&one, "delete"));
+    }
+    close(s->parent);
+    s->parent = -1;
+    if (s->changed)
+        prune(l, &s->last);
+    s->changed = false;
+}
+
+static bool same_dir(const struct place *a, const struct place *b)
+{
+    return a->leaf - a->path == b->leaf - b->path && !memcmp(a->path, b->path, (size_t)(a->leaf - a->path));
+}
+
+static enum larder_kind delete_many(const struct local *l, struct ldr_op *op)
+{
+    struct sweep_dir s = { .parent = -1 };
+    size_t i;
+
+    for (i = 0; i < op->n_items; i++) {
+        struct ldr_op one = { .what = LDR_OP_DELETE,
+                              .uri = op->items[i].uri,
+                              .container = op->container,
+                              .key = op->items[i].key,
+                              .deadline_ns = op->deadline_ns };
+        struct place p;
+        enum larder_kind k = check_deadline(&one);
+
+        if (!k && !(k = place_init(&p, &one))) {
+            if (s.parent != -1 && !same_dir(&p, &s.last))
+                sweep_sync(l, op, &s, i);
+            if (s.parent == -1) {
+                s.first = i;
+                s.parent = open_parent(l, &p, false);
+            }
+            if (s.parent != -1)
+                k = unlink_object(&one, &p, s.parent);
+            else if (errno != ENOENT && errno != ENOTDIR)
+                k = fail_sys(&one, "delete");
+            s.last = p;
+            s.last.leaf = s.last.path + (p.leaf - p.path);
+        }
+        s.changed |= one.sent;
+        op->sent |= one.sent;
+        item_ends(&op->items[i], &one, k);
+    }
+    sweep_sync(l, op, &s, i);
+    return LARDER_OK;
+}
+
+/* ---- containers ---- */
+
+static enum larder_kind make_container(const struct local *l, struct ldr_op *op)
+{
+    const char *fault = strchr(op->container, '/') ? "\"/\"" : segment_fault(op->container, strlen(op->container));
+    int fd;
+
+    if (fault)
+        return ldr_fail(&op->err, LARDER_INVALID, "\"%s\": a local store cannot hold a container with %s", op->uri,
+                        fault);
+    fd = make_dir(l, op->container);
+    if (fd == -1 && (errno == ENOTDIR || errno == ELOOP))
+        return ldr_fail(&op->err, LARDER_INVALID, "\"%s\": what has this name is no directory", op->uri);
+    if (fd == -1)
+        return fail_sys(op, "make the container of");
+    op->sent = true;
+    close(fd);
+    return LARDER_OK;
 }
 
 /* ---- list ---- */
@@ -881,9 +1260,11 @@ static enum larder_kind list(const struct local *l, struct ldr_op *op)
         return ldr_fail(&op->err, LARDER_INVALID, "\"%s\": a local store cannot hold %s", op->uri,
                         fault ? fault : "a container with \"/\"");
     fd = open_beneath(l, op->container, O_PATH | O_DIRECTORY);
-    if (fd == -1 && (errno == ENOENT || errno == ENOTDIR))
+    if (fd == -1 && (errno == ENOENT || errno == ENOTDIR)) {
+        op->no_container = true;
         return ldr_fail(&op->err, LARDER_NOT_FOUND, "could not list \"%s\": container \"%s\" does not exist", op->uri,
                         op->container);
+    }
     if (fd == -1)
         return fail_sys(op, "list");
     close(fd);
@@ -927,6 +1308,26 @@ static void run(struct ldr_task *t)
         case LDR_OP_LIST:
             k = list(l, op);
             break;
+        case LDR_OP_UPLOAD_BEGIN:
+            k = upload_begin(l, op);
+            break;
+        case LDR_OP_UPLOAD_PART:
+        case LDR_OP_UPLOAD_COPY:
+            k = upload_part(l, op);
+            break;
+        case LDR_OP_UPLOAD_END:
+            k = upload_end(l, op);
+            break;
+        case LDR_OP_UPLOAD_ABORT:
+            k = upload_abort(l, op);
+            break;
+        case LDR_OP_DELETE_MANY:
+            k = delete_many(l, op);
+            break;
+        case LDR_OP_MAKE_CONTAINER:
+            k = make_container(l, op);
+            break;
+        case LDR_OP_SIGN: /* not in the table */
         case LDR_OP_WHATS:
             abort();
         }
@@ -963,7 +1364,7 @@ static void sweep_tmp(const struct local *l, const char *container)
     closedir(d);
 }
 
-/* Remove what crashed puts left behind; younger files may belong to another agent's put. Best effort. */
+/* Remove what crashed writes left behind; younger files may belong to another agent's. Best effort. */
 static void sweep(const struct local *l)
 {
     int fd = openat(l->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -1041,5 +1442,10 @@ const struct ldr_backend_ops ldr_backend_local = {
     .del = local_start,
     .list = local_start,
     .copy = local_start,
+    .upload = local_start,
+    .delete_many = local_start,
+    .make_container = local_start,
+    .part_min = 1,
+    .part_max = PART_MAX,
     .fingerprint = local_fingerprint,
 };

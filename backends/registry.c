@@ -32,16 +32,37 @@ const char *ldr_store_cfg_get(const struct ldr_store_cfg *cfg, const char *name)
 void ldr_op_start_on_net(struct ldr_op *op)
 {
     const struct ldr_backend_ops *ops = op->backend->ops;
-    ldr_op_fn *const slot[LDR_OP_WHATS] = {
-        [LDR_OP_GET] = ops->get,    [LDR_OP_HEAD] = ops->head, [LDR_OP_PUT] = ops->put,
-        [LDR_OP_DELETE] = ops->del, [LDR_OP_LIST] = ops->list, [LDR_OP_COPY] = ops->copy
+    static const char *const cannot[LDR_OP_WHATS] = {
+        [LDR_OP_COPY] = "copy",
+        [LDR_OP_UPLOAD_BEGIN] = "take an object in parts",
+        [LDR_OP_UPLOAD_PART] = "take an object in parts",
+        [LDR_OP_UPLOAD_COPY] = "copy in parts",
+        [LDR_OP_UPLOAD_END] = "take an object in parts",
+        [LDR_OP_UPLOAD_ABORT] = "take an object in parts",
+        [LDR_OP_DELETE_MANY] = "delete many objects at once",
+        [LDR_OP_MAKE_CONTAINER] = "make a container",
+        [LDR_OP_SIGN] = "sign URLs",
     };
+    ldr_op_fn *const slot[LDR_OP_WHATS] = { [LDR_OP_GET] = ops->get,
+                                            [LDR_OP_HEAD] = ops->head,
+                                            [LDR_OP_PUT] = ops->put,
+                                            [LDR_OP_DELETE] = ops->del,
+                                            [LDR_OP_LIST] = ops->list,
+                                            [LDR_OP_COPY] = ops->copy,
+                                            [LDR_OP_UPLOAD_BEGIN] = ops->upload,
+                                            [LDR_OP_UPLOAD_PART] = ops->upload,
+                                            [LDR_OP_UPLOAD_COPY] = ops->upload,
+                                            [LDR_OP_UPLOAD_END] = ops->upload,
+                                            [LDR_OP_UPLOAD_ABORT] = ops->upload,
+                                            [LDR_OP_DELETE_MANY] = ops->delete_many,
+                                            [LDR_OP_MAKE_CONTAINER] = ops->make_container,
+                                            [LDR_OP_SIGN] = ops->sign };
 
     assert(op->what < LDR_OP_WHATS);
     assert(op->what != LDR_OP_LIST || (op->max_entries >= 1 && op->max_entries <= LDR_PAGE_ENTRIES_MAX));
-    if (op->what == LDR_OP_COPY && !ops->copy)
-        ldr_op_done(op, ldr_fail(&op->err, LARDER_UNSUPPORTED, "could not copy \"%s\": a store \"%s\" cannot copy",
-                                 op->from_uri, ops->kind));
+    if (!slot[op->what])
+        ldr_op_done(op, ldr_fail(&op->err, LARDER_UNSUPPORTED, "\"%s\": a store \"%s\" cannot %s", op->uri, ops->kind,
+                                 cannot[op->what]));
     else
         slot[op->what](op->backend, op);
 }
@@ -60,7 +81,7 @@ void ldr_op_rearm(struct ldr_op *op)
     op->kind = LARDER_OK;
     op->err = (struct larder_err){ 0 };
     op->retry_after_ms = 0;
-    op->sent = op->not_modified = false;
+    op->sent = op->not_modified = op->no_container = op->throttled = false;
     ldr_meta_release(&op->meta);
     ldr_page_release(&op->page);
 }

@@ -174,11 +174,40 @@ static bool is_complete(const struct ldr_sigv4 *r)
 }
 
 /* `query` and `headers` are canonical; `date` is X-Amz-Date. */
+/* The key for this secret, day, region and service (AWS: "Derive a signing key"). Four HMACs, unless it is kept. */
+static bool derive(const struct ldr_sigv4 *r, const struct ldr_cred *c, const char *date, uint8_t key[SHA256_LEN])
+{
+    struct ldr_buf text = LDR_BUF_INIT(LDR_SIGV4_TEXT_MAX);
+    uint8_t of[SHA256_LEN];
+    bool ok = ldr_buf_addf(&text, "AWS4%s", c->secret_key);
+    size_t n = text.len;
+
+    ok = ok && ldr_buf_addf(&text, "\n%.*s/%s/%s", DAY_LEN, date, r->region, r->service);
+    if (!ok || EVP_Digest(text.p, text.len, of, NULL, EVP_sha256(), NULL) != 1) {
+        ok = false;
+    } else if (r->kept && !CRYPTO_memcmp(of, r->kept->of, sizeof of)) {
+        memcpy(key, r->kept->key, SHA256_LEN);
+    } else {
+        hmac(text.p, n, date, DAY_LEN, key);
+        hmac(key, SHA256_LEN, r->region, strlen(r->region), key);
+        hmac(key, SHA256_LEN, r->service, strlen(r->service), key);
+        hmac(key, SHA256_LEN, "aws4_request", strlen("aws4_request"), key);
+        if (r->kept) {
+            memcpy(r->kept->of, of, sizeof of);
+            memcpy(r->kept->key, key, SHA256_LEN);
+        }
+    }
+    if (text.p)
+        OPENSSL_cleanse(text.p, text.room);
+    ldr_buf_release(&text);
+    return ok;
+}
+
 static enum larder_kind sign(const struct ldr_sigv4 *r, const struct ldr_cred *c, const char *date,
                              struct ldr_buf *query, struct ldr_buf *headers, struct ldr_buf *names,
                              char out[LDR_SHA256_HEX_MAX], struct larder_err *err)
 {
-    struct ldr_buf text = LDR_BUF_INIT(LDR_SIGV4_TEXT_MAX), key0 = LDR_BUF_INIT(LDR_SIGV4_TEXT_MAX);
+    struct ldr_buf text = LDR_BUF_INIT(LDR_SIGV4_TEXT_MAX);
     const char *q = ldr_buf_str(query), *h = ldr_buf_str(headers), *s = ldr_buf_str(names);
     uint8_t key[SHA256_LEN];
     char hash[LDR_SHA256_HEX_MAX];
@@ -186,7 +215,7 @@ static enum larder_kind sign(const struct ldr_sigv4 *r, const struct ldr_cred *c
 
     assert(is_complete(r));
     if (!q || !h || !s || !ldr_buf_addf(&text, "%s\n%s\n%s\n%s\n%s\n%s", r->method, r->path, q, h, s, r->payload) ||
-        !ldr_buf_addf(&key0, "AWS4%s", c->secret_key)) {
+        !derive(r, c, date, key)) {
         k = too_large(err);
         goto done;
     }
@@ -197,17 +226,10 @@ static enum larder_kind sign(const struct ldr_sigv4 *r, const struct ldr_cred *c
         k = too_large(err);
         goto done;
     }
-    hmac(key0.p, key0.len, date, DAY_LEN, key);
-    hmac(key, sizeof key, r->region, strlen(r->region), key);
-    hmac(key, sizeof key, r->service, strlen(r->service), key);
-    hmac(key, sizeof key, "aws4_request", strlen("aws4_request"), key);
     hmac(key, sizeof key, (const char *)text.p, text.len, key);
     ldr_hex(key, sizeof key, out);
 done:
     OPENSSL_cleanse(key, sizeof key);
-    if (key0.p)
-        OPENSSL_cleanse(key0.p, key0.room);
-    ldr_buf_release(&key0);
     ldr_buf_release(&text);
     return k;
 }

@@ -15,6 +15,12 @@
 #define LDR_SIGV4_EMPTY    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" /* SHA-256 of no bytes */
 #define LDR_SIGV4_UNSIGNED "UNSIGNED-PAYLOAD"
 
+/* The key that a day's signatures are made with, kept from one to the next; all zero: none. As secret as the secret key:
+ * whoever owns it wipes it. One thread at a time. */
+struct ldr_sigv4_key {
+    uint8_t of[32], key[32];
+};
+
 /* What is signed; all borrowed. */
 struct ldr_sigv4 {
     const char *method;
@@ -25,6 +31,7 @@ struct ldr_sigv4 {
     const char *payload;        /* SHA-256 in hex, or LDR_SIGV4_UNSIGNED */
     const char *region, *service;
     int64_t time_s; /* since 1970 UTC */
+    struct ldr_sigv4_key *kept; /* NULL: derive the key anew */
 };
 
 /* Add the value of the Authorization header to `out`. */

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,6 +50,15 @@ static void open_s3(const char *key_id, const char *secret)
     open_on("s3", "s3", "s3",
             (const char *[]){ "endpoint", on.server.endpoint, "region", "us-east-1", "access_key_id", key_id,
                               "secret_key", secret, NULL });
+}
+
+/* With one more setting. */
+static void open_s3_with(const char *name, const char *value)
+{
+    bd_close(&on.bd);
+    open_on("s3", "s3", "s3",
+            (const char *[]){ "endpoint", on.server.endpoint, "region", "us-east-1", "access_key_id", S3_ACCESS_KEY,
+                              "secret_key", S3_SECRET_KEY, name, value, NULL });
 }
 
 static void reopen_s3(void)
@@ -1297,6 +1307,8 @@ Test(s3, wrong_bytes_are_corrupt)
     is(get("big"), LARDER_CORRUPT);
     is(get("k"), LARDER_CORRUPT);
     check_recovery();
+    open_s3_with("checksum", "none"); /* then the ETag, an MD5, is what it is checked with */
+    is(put("k", "0123456789"), LARDER_OK);
     rules("[{\"method\": \"GET\", \"action\": \"wrong_etag\"}]");
     is(get("k"), LARDER_CORRUPT);
     free(p);
@@ -1693,4 +1705,890 @@ Test(s3, held_gets_go_on_when_they_are_released)
         cr_expect(eq(int, kinds[i], LARDER_OK));
     }
     cr_expect(eq(int, s3_server_waiting(&on.server), 0));
+}
+
+/* ---- writes in parts ---- */
+
+#define PARTS_HERE 4
+
+static struct ldr_upload_part parts[PARTS_HERE];
+static struct ldr_multipart up;
+
+/* False: this backend takes no parts, and says so. */
+static bool takes_parts(void)
+{
+    if (bd_backend(on.bd)->ops->upload)
+        return true;
+    bd_result_release(&r);
+    is(bd_op(on.bd,
+             &(struct ldr_op){ .what = LDR_OP_UPLOAD_BEGIN, .container = C, .key = "k", .upload = &up, .fd = -1 }, &r),
+       LARDER_UNSUPPORTED);
+    return false;
+}
+
+static uint64_t part_size(void)
+{
+    uint64_t least = bd_backend(on.bd)->ops->part_min;
+
+    return least > 64 * LDR_KIB ? least : 64 * LDR_KIB;
+}
+
+static enum larder_kind begin_with(const char *key, const struct ldr_meta *meta, bool copies)
+{
+    memset(parts, 0, sizeof parts);
+    up = (struct ldr_multipart){ .parts = parts, .part_size = part_size(), .copies = copies };
+    bd_result_release(&r);
+    return bd_op(
+        on.bd,
+        &(struct ldr_op){
+            .what = LDR_OP_UPLOAD_BEGIN, .container = C, .key = key, .upload = &up, .put_meta = meta, .fd = -1 },
+        &r);
+}
+
+static enum larder_kind begin(const char *key)
+{
+    return begin_with(key, NULL, false);
+}
+
+static enum larder_kind part(const char *key, uint32_t n, const void *p, uint64_t size)
+{
+    bd_result_release(&r);
+    return bd_op(on.bd,
+                 &(struct ldr_op){ .what = LDR_OP_UPLOAD_PART,
+                                   .container = C,
+                                   .key = key,
+                                   .upload = &up,
+                                   .part = n,
+                                   .bytes = p,
+                                   .size_bytes = size,
+                                   .fd = -1 },
+                 &r);
+}
+
+static enum larder_kind copy_part(const char *from, uint64_t offset, uint64_t length, const char *if_match,
+                                  const char *key, uint32_t n)
+{
+    bd_result_release(&r);
+    return bd_op(on.bd,
+                 &(struct ldr_op){ .what = LDR_OP_UPLOAD_COPY,
+                                   .container = C,
+                                   .key = key,
+                                   .upload = &up,
+                                   .part = n,
+                                   .from_container = C,
+                                   .from_key = from,
+                                   .offset = offset,
+                                   .length = length,
+                                   .if_match = if_match,
+                                   .fd = -1 },
+                 &r);
+}
+
+static enum larder_kind end_if(const char *key, uint32_t n, uint64_t size, bool create_only, const char *if_match)
+{
+    up.n_parts = n;
+    bd_result_release(&r);
+    return bd_op(on.bd,
+                 &(struct ldr_op){ .what = LDR_OP_UPLOAD_END,
+                                   .container = C,
+                                   .key = key,
+                                   .upload = &up,
+                                   .size_bytes = size,
+                                   .create_only = create_only,
+                                   .if_match = if_match,
+                                   .fd = -1 },
+                 &r);
+}
+
+static enum larder_kind end(const char *key, uint32_t n, uint64_t size)
+{
+    return end_if(key, n, size, false, NULL);
+}
+
+static enum larder_kind abort_it(const char *key)
+{
+    bd_result_release(&r);
+    return bd_op(on.bd,
+                 &(struct ldr_op){ .what = LDR_OP_UPLOAD_ABORT, .container = C, .key = key, .upload = &up, .fd = -1 },
+                 &r);
+}
+
+FOR_EVERY_BACKEND(an_object_of_one_part_is_there_when_it_ends)
+{
+    uint8_t *p = bd_bytes(1000, 1);
+    char validator[256];
+
+    if (takes_parts()) {
+        is(begin("dir/one"), LARDER_OK);
+        cr_expect(not(r.sent), "nobody sees anything of it");
+        is(part("dir/one", 1, p, 1000), LARDER_OK);
+        cr_expect(eq(u64, parts[0].size, 1000));
+        is(get("dir/one"), LARDER_NOT_FOUND);
+        is(end("dir/one", 1, 1000), LARDER_OK);
+        cr_expect(r.sent);
+        cr_expect(eq(u64, r.meta.size_bytes, 1000));
+        snprintf(validator, sizeof validator, "%s", r.validator);
+        is(get("dir/one"), LARDER_OK);
+        cr_expect(got_bytes(p, 1000));
+        cr_expect(eq(str, r.validator, validator), "end and get tell one validator");
+    }
+    free(p);
+}
+
+FOR_EVERY_BACKEND(three_parts_in_any_order_make_the_object_and_its_metadata)
+{
+    uint64_t size, each;
+    struct ldr_meta m;
+    char type[64];
+    uint8_t *p;
+
+    if (!takes_parts())
+        return;
+    each = part_size();
+    size = 2 * each + 12345;
+    p = bd_bytes(size, 2);
+    ldr_meta_init(&m);
+    cr_assert(ldr_meta_add_text(&m, LDR_TAG_CONTENT_TYPE, "text/x-parts"));
+    is(put("three", "what was there before"), LARDER_OK);
+    is(begin_with("three", &m, false), LARDER_OK);
+    is(part("three", 3, p + 2 * each, size - 2 * each), LARDER_OK);
+    is(part("three", 1, p + each, each), LARDER_OK); /* replaced below */
+    is(part("three", 2, p + each, each), LARDER_OK);
+    is(part("three", 1, p, each), LARDER_OK);
+    is(get("three"), LARDER_OK);
+    cr_expect(got("what was there before"));
+    is(end("three", 3, size), LARDER_OK);
+    is(get("three"), LARDER_OK);
+    cr_assert(got_bytes(p, size));
+    is(head("three"), LARDER_OK);
+    cr_expect(eq(u64, r.meta.size_bytes, size));
+    if (strcmp(on.name, "local") != 0) { /* which keeps no metadata */
+        cr_assert(ldr_meta_text(&r.meta, LDR_TAG_CONTENT_TYPE, type, sizeof type));
+        cr_expect(eq(str, type, "text/x-parts"));
+    }
+    ldr_meta_release(&m);
+    free(p);
+}
+
+FOR_EVERY_BACKEND(a_part_may_come_from_a_file)
+{
+    uint64_t size = 50000;
+    uint8_t *p = bd_bytes(size, 3);
+    int fd = memfd_create("part", MFD_CLOEXEC);
+    struct ldr_op op = { .what = LDR_OP_UPLOAD_PART,
+                         .container = C,
+                         .key = "file",
+                         .upload = &up,
+                         .part = 1,
+                         .fd = fd,
+                         .size_bytes = size };
+
+    cr_assert(eq(long, write(fd, p, size), (long)size));
+    if (takes_parts()) {
+        is(begin("file"), LARDER_OK);
+        bd_result_release(&r);
+        op.size_bytes = size + 1;
+        cr_expect(ne(int, bd_op(on.bd, &op, &r), LARDER_OK), "the file is shorter");
+        bd_result_release(&r);
+        op.size_bytes = size;
+        is(bd_op(on.bd, &op, &r), LARDER_OK);
+        is(end("file", 1, size), LARDER_OK);
+        is(get("file"), LARDER_OK);
+        cr_expect(got_bytes(p, size));
+    }
+    close(fd);
+    free(p);
+}
+
+FOR_EVERY_BACKEND(an_aborted_upload_leaves_nothing_and_may_be_aborted_again)
+{
+    if (!takes_parts())
+        return;
+    is(begin("gone"), LARDER_OK);
+    is(part("gone", 1, "abc", 3), LARDER_OK);
+    is(abort_it("gone"), LARDER_OK);
+    is(get("gone"), LARDER_NOT_FOUND);
+    is(list(""), LARDER_OK);
+    lists("");
+    is(abort_it("gone"), LARDER_OK);
+    cr_expect(ne(int, part("gone", 2, "def", 3), LARDER_OK));
+    cr_expect(ne(int, end("gone", 1, 3), LARDER_OK));
+    is(get("gone"), LARDER_NOT_FOUND);
+}
+
+FOR_EVERY_BACKEND(an_upload_that_misses_a_part_or_bytes_does_not_end)
+{
+    if (!takes_parts())
+        return;
+    is(begin("holes"), LARDER_OK);
+    is(part("holes", 2, "def", 3), LARDER_OK);
+    is(end("holes", 2, 3), LARDER_INVALID);
+    check_message("holes");
+    is(end("holes", 0, 0), LARDER_INVALID);
+    is(part("holes", 1, "abc", 0), LARDER_INVALID);
+    is(part("holes", 0, "abc", 3), LARDER_INVALID);
+    is(part("holes", LDR_PARTS_MAX + 1, "abc", 3), LARDER_INVALID);
+    is(get("holes"), LARDER_NOT_FOUND);
+    is(abort_it("holes"), LARDER_OK);
+}
+
+FOR_EVERY_BACKEND(an_upload_that_only_creates_never_replaces)
+{
+    if (!takes_parts())
+        return;
+    is(begin("race"), LARDER_OK);
+    is(part("race", 1, "ours", 4), LARDER_OK);
+    is(put("race", "theirs"), LARDER_OK);
+    is(end_if("race", 1, 4, true, NULL), LARDER_EXISTS);
+    is(get("race"), LARDER_OK);
+    cr_expect(got("theirs"));
+    is(abort_it("race"), LARDER_OK);
+    is(begin("new"), LARDER_OK);
+    is(part("new", 1, "ours", 4), LARDER_OK);
+    is(end_if("new", 1, 4, true, NULL), LARDER_OK);
+    is(get("new"), LARDER_OK);
+    cr_expect(got("ours"));
+}
+
+static bool puts_if_match(void)
+{
+    return bd_backend(on.bd)->ops->caps & LDR_CAP_PUT_IF_MATCH;
+}
+
+FOR_EVERY_BACKEND(a_write_of_a_version_replaces_that_version_alone)
+{
+    char first[256], second[256];
+
+    if (!puts_if_match())
+        return;
+    is(put("v", "one"), LARDER_OK);
+    snprintf(first, sizeof first, "%s", r.validator);
+    is(put_bytes("v", "two", 3, &(struct bd_args){ .if_match = first }), LARDER_OK);
+    snprintf(second, sizeof second, "%s", r.validator);
+    is(put_bytes("v", "three", 5, &(struct bd_args){ .if_match = first }), LARDER_PRECONDITION);
+    is(get("v"), LARDER_OK);
+    cr_expect(got("two"));
+    is(put_bytes("never", "x", 1, &(struct bd_args){ .if_match = first }), LARDER_PRECONDITION);
+    is(get("never"), LARDER_NOT_FOUND);
+    if (takes_parts()) {
+        is(begin("v"), LARDER_OK);
+        is(part("v", 1, "four", 4), LARDER_OK);
+        is(end_if("v", 1, 4, false, first), LARDER_PRECONDITION);
+        is(get("v"), LARDER_OK);
+        cr_expect(got("two"));
+        is(begin("v"), LARDER_OK);
+        is(part("v", 1, "four", 4), LARDER_OK);
+        is(end_if("v", 1, 4, false, second), LARDER_OK);
+        is(get("v"), LARDER_OK);
+        cr_expect(got("four"));
+        snprintf(second, sizeof second, "%s", r.validator);
+    }
+    bd_result_release(&r);
+    is(bd_op(on.bd, &(struct ldr_op){ .what = LDR_OP_DELETE, .container = C, .key = "v", .if_match = first, .fd = -1 },
+             &r),
+       LARDER_PRECONDITION);
+    bd_result_release(&r);
+    is(bd_op(on.bd, &(struct ldr_op){ .what = LDR_OP_DELETE, .container = C, .key = "v", .if_match = second, .fd = -1 },
+             &r),
+       LARDER_OK);
+    is(get("v"), LARDER_NOT_FOUND);
+}
+
+FOR_EVERY_BACKEND(parts_are_copied_from_another_object)
+{
+    uint64_t size, each;
+    char validator[256];
+    uint8_t *p;
+
+    if (!takes_parts())
+        return;
+    each = part_size();
+    size = 2 * each + 777;
+    p = bd_bytes(size, 4);
+    is(put_bytes("from a+b%", p, size, NULL), LARDER_OK);
+    snprintf(validator, sizeof validator, "%s", r.validator);
+    is(begin_with("copied", NULL, true), LARDER_OK);
+    is(copy_part("from a+b%", each, each, validator, "copied", 2), LARDER_OK);
+    cr_expect(eq(u64, parts[1].size, each));
+    is(copy_part("from a+b%", 2 * each, 777, validator, "copied", 3), LARDER_OK);
+    is(copy_part("from a+b%", 0, each, validator, "copied", 1), LARDER_OK);
+    is(end("copied", 3, size), LARDER_OK);
+    is(get("copied"), LARDER_OK);
+    cr_expect(got_bytes(p, size));
+
+    is(begin_with("copied", NULL, true), LARDER_OK);
+    is(copy_part("missing", 0, each, NULL, "copied", 1), LARDER_NOT_FOUND);
+    is(copy_part("from a+b%", 0, 0, NULL, "copied", 1), LARDER_INVALID);
+    cr_expect(ne(int, copy_part("from a+b%", size, 1, NULL, "copied", 1), LARDER_OK), "it has no such bytes");
+    is(put_bytes("from a+b%", p, size - 1, NULL), LARDER_OK);
+    is(copy_part("from a+b%", 0, each, validator, "copied", 1), LARDER_PRECONDITION);
+    is(abort_it("copied"), LARDER_OK);
+    free(p);
+}
+
+/* ---- batch deletes, making containers ---- */
+
+static enum larder_kind delete_many(const char *container, struct ldr_delete_item *items, size_t n)
+{
+    bd_result_release(&r);
+    return bd_op(
+        on.bd,
+        &(struct ldr_op){
+            .what = LDR_OP_DELETE_MANY, .container = container, .key = "", .items = items, .n_items = n, .fd = -1 },
+        &r);
+}
+
+FOR_EVERY_BACKEND(many_objects_go_by_one_op)
+{
+    struct ldr_delete_item items[] = { { .uri = "u", .key = "m/1" },
+                                       { .uri = "u", .key = "m/<&>\"' b+%41" },
+                                       { .uri = "u", .key = "m/never" },
+                                       { .uri = "u", .key = "m/h\xc3\xa9" },
+                                       { .uri = "u", .key = "m/1" } };
+
+    if (!bd_backend(on.bd)->ops->delete_many)
+        return;
+    for (size_t i = 0; i < LDR_ARRAY_LEN(items); i++)
+        if (i != 2)
+            is(put(items[i].key, "x"), LARDER_OK);
+    is(put("m/kept", "x"), LARDER_OK);
+    is(delete_many(C, items, LDR_ARRAY_LEN(items)), LARDER_OK);
+    cr_expect(r.sent);
+    for (size_t i = 0; i < LDR_ARRAY_LEN(items); i++)
+        cr_expect(eq(int, items[i].kind, LARDER_OK), "%s: %s", items[i].key, items[i].why);
+    is(list("m/"), LARDER_OK);
+    lists("m/kept");
+    if (on.buckets_must_exist)
+        is(delete_many("no-such-container", items, 1), LARDER_NOT_FOUND);
+}
+
+FOR_EVERY_BACKEND(a_thousand_objects_are_not_too_many)
+{
+    static struct ldr_delete_item items[LDR_DELETE_MANY_MAX + 1]; /* one more, which stays */
+    static char keys[LDR_DELETE_MANY_MAX + 1][32];
+
+    if (!bd_backend(on.bd)->ops->delete_many)
+        return;
+    for (size_t i = 0; i < LDR_ARRAY_LEN(items); i++) {
+        snprintf(keys[i], sizeof keys[i], "t/%zu", i);
+        items[i] = (struct ldr_delete_item){ .uri = "u", .key = keys[i] };
+        if (i % 100 == 0)
+            is(put(keys[i], "x"), LARDER_OK);
+    }
+    is(delete_many(C, items, LDR_DELETE_MANY_MAX), LARDER_OK);
+    for (size_t i = 0; i < LDR_DELETE_MANY_MAX; i++)
+        cr_assert(eq(int, items[i].kind, LARDER_OK), "%s: %s", items[i].key, items[i].why);
+    is(list("t/"), LARDER_OK);
+    lists("t/1000");
+}
+
+static enum larder_kind make_container(const char *name)
+{
+    bd_result_release(&r);
+    return bd_op(on.bd, &(struct ldr_op){ .what = LDR_OP_MAKE_CONTAINER, .container = name, .key = "", .fd = -1 }, &r);
+}
+
+FOR_EVERY_BACKEND(a_container_that_was_made_holds_objects)
+{
+    if (!bd_backend(on.bd)->ops->make_container)
+        return;
+    is(make_container("new-container"), LARDER_OK);
+    is(bd_put(on.bd, "new-container", "k", "x", 1, NULL, &r), LARDER_OK);
+    is(make_container("new-container"), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_get(on.bd, "new-container", "k", NULL, &r), LARDER_OK);
+    cr_expect(got("x"), "made again, it is as it was");
+    if (strcmp(on.name, "memory") != 0) /* to which any text is a name */
+        is(make_container("..//.."), LARDER_INVALID);
+}
+
+/* ---- s3: checksums of what is written ---- */
+
+/* What the store keeps of an object's sums; "" : nothing. */
+static const char *kept_sum(const char *name)
+{
+    static char text[96];
+    struct ldr_field f;
+    size_t pos = 0, n = strlen(name) + 1;
+
+    text[0] = '\0';
+    while (ldr_fields_next(r.meta.fields.p, r.meta.fields.len, &pos, &f))
+        if (f.tag == LDR_TAG_CHECKSUM && f.len > n && !memcmp(f.p, name, n))
+            snprintf(text, sizeof text, "%.*s", (int)(f.len - n), (const char *)f.p + n);
+    return text;
+}
+
+static void check_every_checksum(void)
+{
+    static const struct {
+        const char *setting, *kept;
+    } sums[] = {
+        { "auto", "crc32c" }, { "crc32c", "crc32c" }, { "crc64nvme", "crc64nvme" }, { "md5", "" }, { "none", "" }
+    };
+    static const char *const sign[] = { "auto", "always", "never" };
+    uint8_t *p = bd_bytes(200000, 5);
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(sums); i++)
+        for (size_t j = 0; j < LDR_ARRAY_LEN(sign); j++) {
+            bd_close(&on.bd);
+            open_on("s3", "s3", "s3",
+                    (const char *[]){ "endpoint", on.server.endpoint, "region", "us-east-1", "access_key_id",
+                                      S3_ACCESS_KEY, "secret_key", S3_SECRET_KEY, "checksum", sums[i].setting,
+                                      "sign_payload", sign[j], NULL });
+            is(put_bytes("k", p, 200000, NULL), LARDER_OK);
+            cr_expect(eq(u32, r.requests, 1));
+            is(put("small", "x"), LARDER_OK);
+            is(put("empty", ""), LARDER_OK);
+            is(get("k"), LARDER_OK);
+            cr_expect(got_bytes(p, 200000));
+            if (sums[i].kept[0])
+                cr_expect(ne(str, (char *)(uintptr_t)kept_sum(sums[i].kept), ""), "%s", sums[i].setting);
+            is(begin("parts"), LARDER_OK);
+            is(part("parts", 1, p, 200000), LARDER_OK);
+            is(end("parts", 1, 200000), LARDER_OK);
+            is(get("parts"), LARDER_OK);
+            cr_expect(got_bytes(p, 200000));
+        }
+    free(p);
+}
+
+Test(s3, each_checksum_is_taken_and_each_way_to_sign__on_versitygw)
+{
+    open_s3_on_versitygw();
+    check_every_checksum();
+}
+
+Test(s3, each_checksum_is_taken_and_each_way_to_sign__on_test_server)
+{
+    open_s3_on_test_server();
+    check_every_checksum();
+}
+
+static void check_sum_of_parts(void)
+{
+    uint64_t each = part_size(), size = each + 100;
+    uint8_t *p = bd_bytes(size, 6), raw[LDR_SUM_RAW_MAX];
+    char want[LDR_SUM_TEXT_MAX];
+
+    ldr_sum_crc_raw(LDR_SUM_CRC32C, ldr_sum_crc(LDR_SUM_CRC32C, 0, p, size), raw);
+    ldr_sum_base64(LDR_SUM_CRC32C, raw, want);
+    is(begin("whole"), LARDER_OK);
+    cr_assert(eq(int, up.algo, LDR_SUM_CRC32C));
+    cr_expect(not(up.composite));
+    is(part("whole", 1, p, each), LARDER_OK);
+    is(part("whole", 2, p + each, 100), LARDER_OK);
+    is(end("whole", 2, size), LARDER_OK);
+    cr_expect(eq(str, (char *)(uintptr_t)kept_sum("crc32c"), want), "the end tells the sum of the whole");
+    is(head("whole"), LARDER_OK);
+    cr_expect(eq(str, (char *)(uintptr_t)kept_sum("crc32c"), want), "and so does a head");
+    free(p);
+}
+
+Test(s3, an_object_of_parts_has_one_sum_of_all_its_bytes__on_versitygw)
+{
+    open_s3_on_versitygw();
+    check_sum_of_parts();
+}
+
+Test(s3, an_object_of_parts_has_one_sum_of_all_its_bytes__on_test_server)
+{
+    open_s3_on_test_server();
+    check_sum_of_parts();
+}
+
+Test(s3, a_store_that_refuses_checksums_is_asked_without_and_then_no_more)
+{
+    uint8_t *p = bd_bytes(200000, 7);
+
+    open_s3_on_test_server();
+    rules("[{\"action\": \"no_checksums\"}]");
+    is(put_bytes("k", p, 200000, NULL), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 2));
+    is(put("k2", "x"), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 1), "it is remembered");
+    is(begin("parts"), LARDER_OK);
+    cr_expect(eq(int, up.algo, LDR_SUM_NONE));
+    is(part("parts", 1, p, 200000), LARDER_OK);
+    is(end("parts", 1, 200000), LARDER_OK);
+    is(get("parts"), LARDER_OK);
+    cr_expect(got_bytes(p, 200000));
+    open_s3_with("checksum", "auto"); /* another one knows nothing yet */
+    is(begin("parts"), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 2));
+    is(abort_it("parts"), LARDER_OK);
+    open_s3_with("checksum", "crc32c"); /* what was asked for by name is not given up */
+    is(put("k3", "x"), LARDER_UNSUPPORTED);
+    free(p);
+}
+
+Test(s3, a_refusal_that_is_no_matter_of_checksums_stays_one)
+{
+    open_s3_on_test_server();
+    rules("[{\"method\": \"PUT\", \"action\": \"status\", \"status\": 400, \"code\": \"InvalidRequest\"}]");
+    is(put("k", "x"), LARDER_INVALID);
+    cr_expect(eq(u32, r.requests, 2));
+    rules("[]");
+    is(put("k", "x"), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 1));
+    is(get("k"), LARDER_OK);
+    cr_expect(ne(str, (char *)(uintptr_t)kept_sum("crc32c"), ""), "nothing was learnt from it");
+    rules("[{\"method\": \"PUT\", \"action\": \"status\", \"status\": 400, \"code\": \"InvalidRequest\"}]");
+    is(put("k", "x"), LARDER_INVALID);
+    cr_expect(eq(u32, r.requests, 1), "this store is known to take them");
+}
+
+Test(s3, a_store_that_tells_nothing_of_checksums_goes_on_to_take_writes)
+{
+    open_s3_on_test_server();
+    rules("[{\"action\": \"mute_checksums\"}]");
+    for (int i = 0; i < 2; i++) {
+        is(put("k", "some bytes"), LARDER_OK);
+        cr_expect(eq(u32, r.requests, 1));
+        is(begin("parts"), LARDER_OK);
+        is(part("parts", 1, "abc", 3), LARDER_OK);
+        is(end("parts", 1, 3), LARDER_OK);
+    }
+    is(get("parts"), LARDER_OK);
+    cr_expect(got("abc"));
+}
+
+Test(s3, a_store_that_tells_another_checksum_than_was_sent_has_other_bytes)
+{
+    open_s3_on_test_server();
+    rules("[{\"action\": \"wrong_checksum\"}]");
+    is(put("k", "some bytes"), LARDER_CORRUPT);
+    check_message("k");
+    rules("[]");
+    is(begin("parts"), LARDER_OK);
+    rules("[{\"action\": \"wrong_checksum\"}]");
+    is(part("parts", 1, "abc", 3), LARDER_CORRUPT);
+    cr_expect(eq(u64, parts[0].size, 0), "the part is not there");
+    rules("[]");
+    is(part("parts", 1, "abc", 3), LARDER_OK);
+    rules("[{\"method\": \"POST\", \"action\": \"wrong_checksum\"}]");
+    is(end("parts", 1, 3), LARDER_CORRUPT);
+    check_message("parts");
+}
+
+/* ---- the same on minio, another store with ideas of its own ---- */
+
+static void open_s3_on_minio(void)
+{
+    time_t end_s = time(NULL) + 20;
+    char reason[512];
+
+    test_dir_make(on.dir);
+    need(s3_server_start_minio(&on.server, on.dir, reason, sizeof reason), reason);
+    on.buckets_must_exist = true;
+    on.reopen = reopen_s3;
+    open_s3(S3_ACCESS_KEY, S3_SECRET_KEY);
+    while (make_container(C) == LARDER_UNAVAILABLE && strstr(r.err.msg, "NotInitialized") && time(NULL) < end_s)
+        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL); /* it is ready before it is */
+    is(r.kind, LARDER_OK);
+}
+
+#define ON_MINIO(name)                                                                                                 \
+    Test(s3, name##__on_minio)                                                                                         \
+    {                                                                                                                  \
+        open_s3_on_minio();                                                                                            \
+        name();                                                                                                        \
+    }
+
+ON_MINIO(check_every_checksum)
+ON_MINIO(check_sum_of_parts)
+ON_MINIO(three_parts_in_any_order_make_the_object_and_its_metadata)
+ON_MINIO(an_aborted_upload_leaves_nothing_and_may_be_aborted_again)
+ON_MINIO(an_upload_that_only_creates_never_replaces)
+ON_MINIO(parts_are_copied_from_another_object)
+ON_MINIO(many_objects_go_by_one_op)
+ON_MINIO(a_thousand_objects_are_not_too_many)
+ON_MINIO(a_container_that_was_made_holds_objects)
+
+/* ---- s3: uploads and batch deletes that go wrong ---- */
+
+static int open_uploads(void)
+{
+    char *text = s3_server_control(&on.server, "GET", "/uploads", NULL);
+    int n = -1;
+
+    cr_assert(text && sscanf(text, "{\"uploads\": %d}", &n) == 1);
+    free(text);
+    return n;
+}
+
+static void open_upload(void)
+{
+    open_s3_on_test_server();
+    is(begin("up"), LARDER_OK);
+    is(part("up", 1, "abc", 3), LARDER_OK);
+}
+
+Test(s3, an_upload_that_is_over_holds_nothing_in_the_store)
+{
+    open_upload();
+    cr_expect(eq(int, open_uploads(), 1));
+    is(abort_it("up"), LARDER_OK);
+    cr_expect(eq(int, open_uploads(), 0));
+    is(begin("up"), LARDER_OK);
+    is(part("up", 1, "abc", 3), LARDER_OK);
+    is(end("up", 1, 3), LARDER_OK);
+    cr_expect(eq(int, open_uploads(), 0));
+    is(end("up", 1, 3), LARDER_OK); /* the answer was good, so the object's ETag proves it */
+}
+
+Test(s3, an_end_that_failed_behind_its_status_is_a_failure)
+{
+    open_upload();
+    rules("[{\"method\": \"POST\", \"action\": \"copy_error\", \"code\": \"InternalError\"}]");
+    is(end("up", 1, 3), LARDER_UNAVAILABLE);
+    check_message("up");
+    is(get("up"), LARDER_NOT_FOUND);
+    rules("[{\"method\": \"POST\", \"action\": \"copy_error\", \"code\": \"PreconditionFailed\"}]");
+    is(end_if("up", 1, 3, true, NULL), LARDER_EXISTS);
+    rules("[{\"method\": \"POST\", \"action\": \"truncate_body\", \"bytes\": 80}]");
+    is(end("up", 1, 3), LARDER_UNAVAILABLE);
+    rules("[]");
+    is(end("up", 1, 3), LARDER_OK);
+}
+
+Test(s3, an_end_that_took_long_begins_its_answer_with_blanks)
+{
+    open_upload();
+    rules("[{\"method\": \"POST\", \"action\": \"blank_first\"}]");
+    is(end("up", 1, 3), LARDER_OK);
+    is(get("up"), LARDER_OK);
+    cr_expect(got("abc"));
+}
+
+Test(s3, an_end_whose_answer_was_lost_is_found_to_have_happened)
+{
+    open_upload();
+    rules("[{\"method\": \"POST\", \"action\": \"drop_after_store\"}]");
+    end("up", 1, 3); /* curl may send it again by itself, on a connection that was kept */
+    cr_expect(r.kind == LARDER_UNAVAILABLE || r.kind == LARDER_OK, "%s", r.err.msg);
+    cr_expect(r.sent);
+    rules("[]");
+    is(end("up", 1, 3), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 2), "refused, then a head");
+    cr_expect(eq(u64, r.meta.size_bytes, 3));
+    cr_expect(ne(str, r.validator, ""));
+    is(put("up", "xyz"), LARDER_OK); /* as long, and another */
+    is(end("up", 1, 3), LARDER_OUTCOME_UNKNOWN);
+    check_message("up");
+    is(del("up"), LARDER_OK);
+    is(end("up", 1, 3), LARDER_OUTCOME_UNKNOWN);
+    rules("[{\"method\": \"HEAD\", \"action\": \"status\", \"status\": 503, \"code\": \"SlowDown\"}]");
+    is(end("up", 1, 3), LARDER_UNAVAILABLE);
+}
+
+Test(s3, an_end_of_an_upload_that_somebody_aborted_is_not_found)
+{
+    open_upload();
+    is(abort_it("up"), LARDER_OK);
+    is(end("up", 1, 3), LARDER_NOT_FOUND);
+    cr_expect(not(r.no_container));
+    cr_expect(strstr(r.err.msg, "no such upload") != NULL, "%s", r.err.msg);
+    is(part("up", 1, "abc", 3), LARDER_NOT_FOUND);
+}
+
+Test(s3, a_part_that_changed_in_the_store_does_not_become_the_object)
+{
+    open_upload();
+    snprintf(parts[0].etag, sizeof parts[0].etag, "\"<&>\"");
+    is(end("up", 1, 3), LARDER_INVALID);
+    is(get("up"), LARDER_NOT_FOUND);
+}
+
+Test(s3, a_copied_part_that_failed_behind_its_status_is_a_failure)
+{
+    open_faulty();
+    is(begin_with("up", NULL, true), LARDER_OK);
+    rules("[{\"method\": \"PUT\", \"action\": \"copy_error\", \"code\": \"SlowDown\"}]");
+    is(copy_part("k", 0, 5, NULL, "up", 1), LARDER_UNAVAILABLE);
+    cr_expect(eq(u64, parts[0].size, 0));
+    rules("[{\"method\": \"PUT\", \"action\": \"blank_first\"}]");
+    is(copy_part("k", 0, 5, NULL, "up", 1), LARDER_OK);
+    is(end("up", 1, 5), LARDER_OK);
+    is(get("up"), LARDER_OK);
+    cr_expect(got("01234"));
+}
+
+Test(s3, a_batch_delete_tells_each_objects_failure)
+{
+    struct ldr_delete_item items[] = { { .uri = "u", .key = "b/1" },
+                                       { .uri = "u", .key = "b/no&2" },
+                                       { .uri = "u", .key = "b/\x01" },
+                                       { .uri = "u", .key = "b/\xff" },
+                                       { .uri = "u", .key = "" } };
+
+    open_s3_on_test_server();
+    is(put("b/1", "x"), LARDER_OK);
+    is(put("b/no&2", "x"), LARDER_OK);
+    rules("[{\"method\": \"POST\", \"action\": \"delete_error\", \"at\": \"no\", \"code\": \"AccessDenied\"}]");
+    is(delete_many(C, items, 5), LARDER_OK);
+    cr_expect(eq(int, items[0].kind, LARDER_OK));
+    cr_expect(eq(int, items[1].kind, LARDER_DENIED));
+    cr_expect(eq(str, items[1].why, "AccessDenied: No <way>."));
+    cr_expect(eq(int, items[2].kind, LARDER_UNSUPPORTED));
+    cr_expect(eq(int, items[3].kind, LARDER_UNSUPPORTED));
+    cr_expect(eq(int, items[4].kind, LARDER_INVALID));
+    rules("[{\"method\": \"POST\", \"action\": \"delete_error\", \"at\": \"no\", \"code\": \"NoSuchKey\"}]");
+    is(delete_many(C, items + 1, 1), LARDER_OK);
+    cr_expect(eq(int, items[1].kind, LARDER_OK), "gone is gone");
+    rules("[{\"method\": \"POST\", \"action\": \"delete_error\", \"at\": \"no\", \"code\": \"AccessDenied\", \"says\": "
+          "\"other\"}]");
+    is(delete_many(C, items, 2), LARDER_CORRUPT);
+    rules("[{\"method\": \"POST\", \"action\": \"truncate_body\", \"bytes\": 30}]");
+    is(delete_many(C, items, 2), LARDER_UNAVAILABLE);
+    rules("[{\"method\": \"POST\", \"action\": \"no_checksums\", \"count\": 1}]");
+    open_s3_with("checksum", "auto");
+    is(delete_many(C, items, 2), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 2));
+    is(delete_many(C, items, 0), LARDER_INVALID);
+    is(delete_many(C, items + 2, 1), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 0), "there was nothing to ask");
+}
+
+Test(s3, a_bucket_of_somebody_elses_is_not_made)
+{
+    open_s3_on_test_server();
+    rules("[{\"method\": \"PUT\", \"action\": \"status\", \"status\": 409, \"code\": \"BucketAlreadyExists\"}]");
+    is(make_container("theirs"), LARDER_EXISTS);
+    rules("[{\"method\": \"PUT\", \"action\": \"status\", \"status\": 403, \"code\": \"AccessDenied\"}]");
+    is(make_container("denied"), LARDER_DENIED);
+}
+
+/* ---- s3: signed URLs ---- */
+
+static struct ldr_signing signed_url;
+
+static enum larder_kind sign(const char *key, const struct ldr_signing *s)
+{
+    ldr_buf_release(&signed_url.url);
+    ldr_buf_release(&signed_url.headers);
+    signed_url = *s;
+    bd_result_release(&r);
+    return bd_op(
+        on.bd, &(struct ldr_op){ .what = LDR_OP_SIGN, .container = C, .key = key, .sign = &signed_url, .fd = -1 }, &r);
+}
+
+/* What curl, which knows nothing of larder, gets as status for it. Arguments are passed as they are, without a shell. */
+static int curl(const char *url, const char *const more[])
+{
+    const char *argv[32] = { "curl", "-s", "-o", NULL, "-w", "%{http_code}", "--path-as-is", "--globoff", url };
+    char body[TEST_DIR_MAX + 16], text[16] = "";
+    size_t n = 9;
+    int out[2], status;
+    pid_t pid;
+
+    snprintf(body, sizeof body, "%s/curl.out", on.dir);
+    argv[3] = body;
+    while (*more)
+        argv[n++] = *more++;
+    cr_assert(eq(int, pipe(out), 0));
+    pid = fork();
+    if (pid == 0) {
+        dup2(out[1], 1);
+        execvp("curl", (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    close(out[1]);
+    for (size_t got_n = 0; got_n < sizeof text - 1;) {
+        ssize_t some = read(out[0], text + got_n, sizeof text - 1 - got_n);
+
+        if (some <= 0)
+            break;
+        got_n += (size_t)some;
+    }
+    close(out[0]);
+    waitpid(pid, &status, 0);
+    return atoi(text);
+}
+
+#define URL ((const char *)signed_url.url.p)
+
+/* The nth line (from 0) of the headers that must be sent; NULL: there are not so many. */
+static const char *header_line(int n)
+{
+    static char line[4][256];
+    const char *p = ldr_buf_str(&signed_url.headers);
+
+    for (int i = 0; i < n && *p; i++)
+        p += strcspn(p, "\n") + 1;
+    if (!*p)
+        return NULL;
+    snprintf(line[n], sizeof line[n], "%.*s", (int)strcspn(p, "\n"), p);
+    return line[n];
+}
+
+static void need_curl(void)
+{
+    need(system("curl --version >/dev/null 2>&1") == 0, "curl is not installed");
+}
+
+Test(s3, whoever_has_a_signed_url_may_read_that_object_alone)
+{
+    char other[4096], *at;
+
+    need_curl();
+    open_s3_on_versitygw();
+    is(put("dir/a b+c%41", "hello"), LARDER_OK);
+    is(put("dir/b", "secret"), LARDER_OK);
+    is(sign("dir/a b+c%41", &(struct ldr_signing){ .lifetime_s = 60 }), LARDER_OK);
+    cr_expect(eq(u32, r.requests, 0));
+    cr_expect(signed_url.expires_s >= time(NULL) + 50 && signed_url.expires_s <= time(NULL) + 60);
+    cr_expect(header_line(0) == NULL);
+    cr_expect(eq(int, curl(URL, (const char *[]){ NULL }), 200));
+    cr_expect(eq(int, curl(URL, (const char *[]){ "-X", "DELETE", NULL }), 403));
+    snprintf(other, sizeof other, "%s", URL);
+    at = strstr(other, "a%20b%2Bc%2541");
+    cr_assert(at != NULL, "%s", URL);
+    memmove(at, at + strlen("a%20b%2Bc%2541") - 1, strlen(at + strlen("a%20b%2Bc%2541") - 1) + 1);
+    *at = 'b';
+    cr_expect(eq(int, curl(other, (const char *[]){ NULL }), 403));
+}
+
+Test(s3, a_signed_put_needs_the_headers_that_it_tells_and_those_bytes)
+{
+    static const char md5[] = "XUFAKrxLKna5cZ2REBfFkg=="; /* of "hello" */
+    char file[TEST_DIR_MAX + 16];
+    FILE *f;
+
+    need_curl();
+    open_s3_on_versitygw();
+    snprintf(file, sizeof file, "%s/body", on.dir);
+    f = fopen(file, "w");
+    cr_assert(f && fputs("hello", f) >= 0 && fclose(f) == 0);
+    is(sign("in", &(struct ldr_signing){ .put = true, .lifetime_s = 60, .content_md5 = md5, .md5_in_metadata = true }),
+       LARDER_OK);
+    cr_assert(header_line(0) && header_line(1) && !header_line(2));
+    cr_expect(eq(int, curl(URL, (const char *[]){ "-T", file, NULL }), 403), "no headers");
+    cr_expect(eq(int, curl(URL, (const char *[]){ "-T", file, "-H", header_line(0), NULL }), 403), "one is missing");
+    cr_expect(eq(int,
+                 curl(URL, (const char *[]){ "-T", file, "-H", "Content-MD5: AAAAAAAAAAAAAAAAAAAAAA==", "-H",
+                                             header_line(1), NULL }),
+                 403),
+              "another MD5");
+    is(get("in"), LARDER_NOT_FOUND);
+    cr_expect(
+        eq(int, curl(URL, (const char *[]){ "-T", file, "-H", header_line(0), "-H", header_line(1), NULL }), 200));
+    is(get("in"), LARDER_OK);
+    cr_expect(got("hello"));
+    f = fopen(file, "w");
+    cr_assert(f && fputs("other", f) >= 0 && fclose(f) == 0);
+    cr_expect(eq(int, curl(URL, (const char *[]){ "-T", file, "-H", header_line(0), "-H", header_line(1), NULL }), 400),
+              "other bytes");
+    is(sign("typed", &(struct ldr_signing){ .put = true, .lifetime_s = 60, .content_type = "text/x-t" }), LARDER_OK);
+    cr_expect(eq(int, curl(URL, (const char *[]){ "-T", file, "-H", "Content-Type: text/other", NULL }), 403));
+    cr_expect(eq(int, curl(URL, (const char *[]){ "-T", file, "-H", header_line(0), NULL }), 200));
+}
+
+Test(s3, what_cannot_be_signed_is_refused)
+{
+    open_s3_on_test_server();
+    is(sign("k", &(struct ldr_signing){ .lifetime_s = 0 }), LARDER_INVALID);
+    is(sign("k", &(struct ldr_signing){ .lifetime_s = -5 }), LARDER_INVALID);
+    is(sign("", &(struct ldr_signing){ .lifetime_s = 5 }), LARDER_INVALID);
+    is(sign("k", &(struct ldr_signing){ .lifetime_s = 5, .put = true, .content_type = "a\nHost: b" }), LARDER_INVALID);
+    cr_expect(signed_url.url.p == NULL);
 }

@@ -164,44 +164,27 @@ static const char *broken_page(const struct ldr_op *op)
                                             : NULL;
 }
 
-static enum larder_kind call_from(struct bd *d, enum ldr_op_what what, const char *container, const char *from,
-                                  const char *key, const void *bytes, int fd, uint64_t size, const struct bd_args *args,
-                                  struct bd_result *r)
+/* Run the op: what it is about is set, the rest is set here. */
+static enum larder_kind run(struct bd *d, const struct ldr_op *op, const struct bd_args *args, struct bd_result *r)
 {
-    struct call c = { .args = args ? args : &no_args, .r = r, .sink = { sink_begin, sink_write } };
+    struct call c = { .op = *op, .args = args ? args : &no_args, .r = r, .sink = { sink_begin, sink_write } };
+    enum ldr_op_what what = op->what;
     char *uri = NULL, *from_uri = NULL;
 
     *r = (struct bd_result){ .bytes = LDR_BUF_INIT(BD_BODY_MAX) };
     ldr_meta_init(&r->meta);
-    if (asprintf(&uri, "%s://%s/%s", d->scheme, container, key) == -1 ||
-        asprintf(&from_uri, "%s://%s/%s", d->scheme, container, from ? from : "") == -1)
+    if (asprintf(&uri, "%s://%s/%s", d->scheme, op->container, op->key) == -1 ||
+        asprintf(&from_uri, "%s://%s/%s", d->scheme, op->from_container ? op->from_container : "",
+                 op->from_key ? op->from_key : "") == -1)
         abort();
-    c.op = (struct ldr_op){ .task.run = run_on_net,
-                            .backend = d->backend,
-                            .what = what,
-                            .uri = uri,
-                            .container = container,
-                            .key = key,
-                            .deadline_ns = ldr_deadline_ns(c.args->timeout_ms ? c.args->timeout_ms : BD_TIMEOUT_MS),
-                            .ranged = c.args->ranged,
-                            .offset = c.args->offset,
-                            .length = c.args->length,
-                            .if_match = c.args->if_match,
-                            .if_none_match = c.args->if_none_match,
-                            .delimiter = c.args->delimiter,
-                            .start = c.args->start,
-                            .max_entries = c.args->max_entries ? c.args->max_entries : LDR_PAGE_ENTRIES_MAX,
-                            .from_uri = from_uri,
-                            .from_container = container,
-                            .from_key = from,
-                            .sink = what == LDR_OP_GET ? &c.sink : NULL,
-                            .bytes = bytes,
-                            .fd = fd,
-                            .size_bytes = size,
-                            .put_meta = c.args->put_meta,
-                            .create_only = c.args->create_only,
-                            .done = on_done,
-                            .user = &c };
+    c.op.task.run = run_on_net;
+    c.op.backend = d->backend;
+    c.op.uri = uri;
+    c.op.from_uri = from_uri;
+    c.op.deadline_ns = ldr_deadline_ns(c.args->timeout_ms ? c.args->timeout_ms : BD_TIMEOUT_MS);
+    c.op.sink = what == LDR_OP_GET ? &c.sink : NULL;
+    c.op.done = on_done;
+    c.op.user = &c;
     ldr_meta_init(&c.op.meta);
     pthread_mutex_init(&c.mtx, NULL);
     pthread_cond_init(&c.cond, NULL);
@@ -220,6 +203,7 @@ static enum larder_kind call_from(struct bd *d, enum ldr_op_what what, const cha
     r->retry_after_ms = c.op.retry_after_ms;
     r->sent = c.op.sent;
     r->not_modified = c.op.not_modified;
+    r->no_container = c.op.no_container;
     r->meta = c.op.meta; /* moved, as is the page */
     r->page = c.op.page;
     ldr_meta_text(&r->meta, LDR_TAG_VALIDATOR, r->validator, sizeof r->validator);
@@ -237,6 +221,39 @@ static enum larder_kind call_from(struct bd *d, enum ldr_op_what what, const cha
     free(uri);
     free(from_uri);
     return r->kind;
+}
+
+static enum larder_kind call_from(struct bd *d, enum ldr_op_what what, const char *container, const char *from,
+                                  const char *key, const void *bytes, int fd, uint64_t size, const struct bd_args *args,
+                                  struct bd_result *r)
+{
+    const struct bd_args *a = args ? args : &no_args;
+
+    return run(d,
+               &(struct ldr_op){ .what = what,
+                                 .container = container,
+                                 .key = key,
+                                 .ranged = a->ranged,
+                                 .offset = a->offset,
+                                 .length = a->length,
+                                 .if_match = a->if_match,
+                                 .if_none_match = a->if_none_match,
+                                 .delimiter = a->delimiter,
+                                 .start = a->start,
+                                 .max_entries = a->max_entries ? a->max_entries : LDR_PAGE_ENTRIES_MAX,
+                                 .from_container = container,
+                                 .from_key = from,
+                                 .bytes = bytes,
+                                 .fd = fd,
+                                 .size_bytes = size,
+                                 .put_meta = a->put_meta,
+                                 .create_only = a->create_only },
+               a, r);
+}
+
+enum larder_kind bd_op(struct bd *d, const struct ldr_op *op, struct bd_result *r)
+{
+    return run(d, op, NULL, r);
 }
 
 static enum larder_kind call(struct bd *d, enum ldr_op_what what, const char *container, const char *key,

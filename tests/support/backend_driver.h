@@ -39,7 +39,7 @@ struct bd_result { /* ended by bd_result_release() */
     uint64_t offset, length; /* as begin() announced them */
     unsigned begins, requests;
     uint32_t retry_after_ms;
-    bool sent, not_modified;
+    bool sent, not_modified, no_container;
     struct ldr_page page;
     char validator[256], etag[256]; /* "" : none */
 };
@@ -60,6 +60,10 @@ enum larder_kind bd_list(struct bd *d, const char *container, const char *prefix
                          struct bd_result *r);
 /* Within one container. */
 enum larder_kind bd_copy(struct bd *d, const char *container, const char *from, const char *to, struct bd_result *r);
+
+/* Any other op: `op` says what, container, key and what belongs to it (no body: fd -1); the rest is set here. Its results
+ * are in *r, and in what it points to. */
+enum larder_kind bd_op(struct bd *d, const struct ldr_op *op, struct bd_result *r);
 
 /* `n` bytes that differ with `seed` and have no short period; owned by the caller, ended by free(). Never NULL. */
 uint8_t *bd_bytes(uint64_t n, uint64_t seed);

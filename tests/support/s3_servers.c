@@ -20,6 +20,7 @@
 #define START_TIMEOUT_MS 20000
 #define ANSWER_MAX       (1 << 20)
 #define VERSITYGW        "larder-build/versitygw-1.8.0/versitygw"
+#define MINIO            "/larder-build/minio-20260212/minio"
 
 bool s3_servers_required(void)
 {
@@ -224,7 +225,18 @@ int s3_server_waiting(const struct s3_server *s)
     return n;
 }
 
-/* ---- the two servers ---- */
+int s3_server_uploads(const struct s3_server *s, bool used)
+{
+    char *answer = s3_server_control(s, "GET", "/uploads", NULL);
+    int all = -1, known = -1;
+
+    if (answer && sscanf(answer, "{\"uploads\": %d, \"used\": %d}", &all, &known) != 2)
+        all = known = -1;
+    free(answer);
+    return used ? known : all;
+}
+
+/* ---- the servers ---- */
 
 bool s3_server_start_versitygw(struct s3_server *s, const char *dir, char *reason, size_t cap)
 {
@@ -276,6 +288,66 @@ bool s3_server_start_versitygw(struct s3_server *s, const char *dir, char *reaso
     if (!ready) {
         s3_server_stop(s);
         snprintf(reason, cap, "versitygw (%s) did not start, see %s", bin, log);
+    }
+    return ready;
+}
+
+/* A port that is free now. minio takes no 0. */
+static int free_port(void)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), port = 0;
+
+    if (fd != -1 && !bind(fd, (struct sockaddr *)&at, len) && !getsockname(fd, (struct sockaddr *)&at, &len))
+        port = ntohs(at.sin_port);
+    if (fd != -1)
+        close(fd);
+    return port;
+}
+
+bool s3_server_start_minio(struct s3_server *s, const char *dir, char *reason, size_t cap)
+{
+    const char *bin = getenv("LDR_TEST_MINIO"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char found[PATH_MAX], data[PATH_MAX], log[PATH_MAX], address[32];
+    int64_t deadline = ldr_deadline_ns(START_TIMEOUT_MS);
+    bool ready = false;
+
+    *s = (struct s3_server){ 0 };
+    snprintf(found, sizeof found, "%s%s" MINIO,
+             cache && *cache ? cache
+             : home          ? home
+                             : "",
+             cache && *cache ? "" : "/.cache");
+    bin = bin ? bin : found;
+    if (access(bin, X_OK) == -1) {
+        snprintf(reason, cap, "minio is not installed (%s)", bin);
+        return false;
+    }
+    snprintf(data, sizeof data, "%s/data", dir);
+    snprintf(log, sizeof log, "%s/minio.log", dir);
+    mkdir(data, 0700);
+    set_port(s, free_port());
+    snprintf(address, sizeof address, "127.0.0.1:%d", s->port);
+    setenv("MINIO_ROOT_USER", S3_ACCESS_KEY, 1);
+    setenv("MINIO_ROOT_PASSWORD", S3_SECRET_KEY, 1);
+    setenv("MINIO_UPDATE", "off", 1);
+    setenv("MINIO_BROWSER", "off", 1);
+    s->pid =
+        spawn((char *[]){ (char *)(uintptr_t)bin, "server", "--quiet", "--address", address, data, NULL }, log, -1);
+    unsetenv("MINIO_ROOT_USER");
+    unsetenv("MINIO_ROOT_PASSWORD");
+    while (!ready && s->pid > 0 && !ended(s->pid) && ldr_left_ms(deadline) > 0) {
+        char *answer = http(s, "GET", "/minio/health/ready", NULL);
+
+        ready = http_is_ok(answer);
+        free(answer);
+        if (!ready)
+            pause_ms(20);
+    }
+    if (!ready) {
+        s3_server_stop(s);
+        snprintf(reason, cap, "minio (%s) did not start, see %s", bin, log);
     }
     return ready;
 }

@@ -21,6 +21,8 @@ struct s3_server {
  * their logs. versitygw is $LDR_TEST_VERSITYGW, or what the build installed below ${XDG_CACHE_HOME:-~/.cache}; the
  * test server is found from the source root: the working directory, or $LDR_TEST_ROOT. */
 bool s3_server_start_versitygw(struct s3_server *s, const char *dir, char *reason, size_t cap);
+/* Without a bucket: the test makes it. $LDR_TEST_MINIO, or installed as versitygw is. */
+bool s3_server_start_minio(struct s3_server *s, const char *dir, char *reason, size_t cap);
 bool s3_server_start_test(struct s3_server *s, const char *dir, char *reason, size_t cap);
 void s3_server_stop(struct s3_server *s);
 
@@ -39,5 +41,8 @@ int s3_server_count(const struct s3_server *s, const char *method, const char *n
 bool s3_server_hold(const struct s3_server *s, const char *key);
 bool s3_server_release(const struct s3_server *s, const char *key);
 int s3_server_waiting(const struct s3_server *s);
+/* Writes in parts that were neither completed nor aborted. `used`: only those of which whoever began them knows, as a
+ * later request named them. -1: no answer. */
+int s3_server_uploads(const struct s3_server *s, bool used);
 
 #endif

@@ -13,6 +13,8 @@ Control, without signature:
     GET  /_control/counts     {"GET bucket/key": n, ...}: requests that arrived, of whatever outcome; a listing is
                               "GET bucket/?prefix", a copy "PUT bucket/key"
     GET  /_control/waiting    {"waiting": n}: requests that a hold keeps waiting
+    GET  /_control/uploads    {"uploads": n, "used": n}: writes in parts that were neither completed nor aborted; those
+                              that a later request named, so that whoever began them knows of them
     POST /_control/hold       {"key": text}: GETs and HEADs of keys (and listings of prefixes) with that text wait
     POST /_control/release    {"key": text}: and go on
     POST /_control/reset      drops rules, holds and counts; keeps the objects
@@ -28,8 +30,12 @@ A rule: {"method": "GET" (none: any), "key": text in "bucket/key" (none: any), "
     weak_etag         the ETag with W/ before it, which If-Match then never matches
     wrong_range       Content-Range off by "first", "last" (none of the three: one byte both) and "total" ("*": as text)
     ignore_range      200 and the whole object
-    copy_error        a copy is not made: 200, and an error "code" as its body
-    blank_first       a copy's body begins with blanks
+    copy_error        a copy is not made, nor a part of one, nor an upload completed: 200, and an error "code" as its body
+    blank_first       the body of such an answer begins with blanks
+    no_checksums      501 for headers x-amz-checksum-…, as old servers have it
+    mute_checksums    such headers are accepted, and not told of
+    wrong_checksum    what is told of them is wrong
+    delete_error      a batch delete fails at keys with the text "at" with "code"
     raw_list          a listing ignores encoding-type, as some servers do
     whole_list        a listing ignores max-keys
     other_list        a listing ignores its prefix
@@ -49,6 +55,7 @@ A rule: {"method": "GET" (none: any), "key": text in "bucket/key" (none: any), "
 import argparse
 import base64
 import copy
+import ctypes
 import datetime
 import email.utils
 import hashlib
@@ -61,6 +68,7 @@ import socketserver
 import struct
 import threading
 import time
+import xml.etree.ElementTree
 import zlib
 
 MAX_HEAD = 64 * 1024
@@ -256,8 +264,39 @@ def verify(req, options, now):
 # ---- objects ----
 
 KEPT_HEADERS = ("content-type", "content-encoding", "cache-control", "content-disposition", "content-language")
+MIN_PART = 5 * 1024 * 1024
+
+
+def crc_by_table(poly, bits):
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (poly if byte & 1 else 0)
+        table.append(byte)
+
+    def crc(data):
+        state = (1 << bits) - 1
+        for byte in data:
+            state = state >> 8 ^ table[(state ^ byte) & 255]
+        return state ^ ((1 << bits) - 1)
+    return crc
+
+
+def crc32c_function():
+    """By isa-l where it is there: the table takes a second for some MiB."""
+    try:
+        isal = ctypes.CDLL("libisal.so.2").crc32_iscsi
+    except (OSError, AttributeError):
+        return crc_by_table(0x82F63B78, 32)
+    isal.restype, isal.argtypes = ctypes.c_uint, [ctypes.c_char_p, ctypes.c_int, ctypes.c_uint]
+    return lambda data: isal(data, len(data), 0xFFFFFFFF) ^ 0xFFFFFFFF
+
+
+crc32c, crc64nvme = crc32c_function(), crc_by_table(0x9A6C9329AC4BC9B5, 64)
 CHECKSUMS = {
     "x-amz-checksum-crc32": lambda b: struct.pack(">I", zlib.crc32(b)),
+    "x-amz-checksum-crc32c": lambda b: struct.pack(">I", crc32c(b)),
+    "x-amz-checksum-crc64nvme": lambda b: struct.pack(">Q", crc64nvme(b)),
     "x-amz-checksum-sha1": lambda b: hashlib.sha1(b).digest(),
     "x-amz-checksum-sha256": lambda b: hashlib.sha256(b).digest(),
 }
@@ -275,12 +314,31 @@ class Object:
         for n, v in req.headers:
             if n == "content-md5" and base64.b64decode(v) != hashlib.md5(req.body).digest():
                 raise S3Error(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
-            if n.startswith("x-amz-checksum-"):
+            if n.startswith("x-amz-checksum-") and n not in ("x-amz-checksum-type", "x-amz-checksum-algorithm"):
                 if n not in CHECKSUMS:
                     raise S3Error(501, "NotImplemented", "This checksum is not implemented.")
                 if base64.b64decode(v) != CHECKSUMS[n](req.body):
                     raise S3Error(400, "BadDigest", "The checksum you specified did not match what we received.")
                 self.checksums.append((n, v))
+
+
+class Upload:
+    """A write in parts: the object as it will be, and its parts by number."""
+
+    def __init__(self, req, bucket, key, now):
+        self.bucket, self.key, self.object, self.parts = bucket, key, Object(req, now), {}
+        algo = req.header("x-amz-checksum-algorithm")
+        self.used = False
+        self.sum = "x-amz-checksum-" + algo.lower() if algo else None
+        if self.sum and (self.sum not in CHECKSUMS or req.header("x-amz-checksum-type") != "FULL_OBJECT"):
+            raise S3Error(501, "NotImplemented", "This checksum is not implemented.")
+
+    def sum_of(self, data):
+        return base64.b64encode(CHECKSUMS[self.sum](data)).decode()
+
+    def element(self, data):
+        name = "Checksum" + self.sum[len("x-amz-checksum-"):].upper() if self.sum else ""
+        return "<%s>%s</%s>" % (name, self.sum_of(data), name) if self.sum else ""
 
 
 class Store:
@@ -289,6 +347,7 @@ class Store:
         self.lock = threading.Condition()
         # under lock
         self.buckets = {b: {} for b in options.bucket or ["b"]}
+        self.uploads = {}
         self.rules, self.counts, self.holds, self.waiting = [], {}, set(), 0
 
     def take_rule(self, method, key):
@@ -323,6 +382,8 @@ class Store:
                 return self.counts
             elif req.method == "GET" and what == "/waiting":
                 return {"waiting": self.waiting}
+            elif req.method == "GET" and what == "/uploads":
+                return {"uploads": len(self.uploads), "used": sum(u.used for u in self.uploads.values())}
             elif req.method == "POST" and what == "/hold":
                 self.holds.add(args["key"])
             elif req.method == "POST" and what == "/release":
@@ -342,29 +403,148 @@ class Store:
 
     # Each answers (status, headers, body).
 
-    def copy(self, req, bucket, key, now, rule):
+    def copy_source(self, req):
+        """Under lock: who is copied, and its bucket and key."""
         source = percent_decode(req.header("x-amz-copy-source").encode("latin-1")).lstrip(b"/")
-        from_bucket, _, from_key = source.partition(b"/")
+        bucket, _, key = source.partition(b"/")
+        bucket = bucket.decode("latin-1")
+        old = self.bucket(bucket).get(key)
+        if not old:
+            raise S3Error(404, "NoSuchKey", "The specified key does not exist.")
+        if req.header("x-amz-copy-source-if-match") not in (None, old.etag):
+            raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+        return old, (bucket, key)
+
+    def late_answer(self, rule, name, fields):
+        """An answer whose status is sent before it is known how things go."""
+        if rule["action"] == "copy_error":
+            name, xmlns = "Error", ""
+            fields = ("<Code>%s</Code><Message>We encountered an error.</Message><RequestId>in-body</RequestId>"
+                      % rule["code"])
+        else:
+            xmlns = ' xmlns="%s"' % XMLNS
+        body = '<?xml version="1.0" encoding="UTF-8"?>\n<%s%s>%s</%s>' % (name, xmlns, fields, name)
+        return 200, [("Content-Type", "application/xml")], (
+            " \r\n" * 20 if rule["action"] == "blank_first" else "").encode() + body.encode()
+
+    def copy(self, req, bucket, key, now, rule):
         if req.header("x-amz-metadata-directive") not in (None, "COPY"):
             raise S3Error(501, "NotImplemented", "This directive is not implemented.")
         with self.lock:
-            old = self.bucket(from_bucket.decode("latin-1")).get(from_key)
-            if not old:
-                raise S3Error(404, "NoSuchKey", "The specified key does not exist.")
-            if (from_bucket.decode("latin-1"), from_key) == (bucket, key):
+            old, source = self.copy_source(req)
+            if source == (bucket, key):
                 raise S3Error(400, "InvalidRequest", "This copy request is illegal because it is trying to copy an "
                               "object to itself without changing the object's metadata, storage class, website "
                               "redirect location or encryption attributes.")
-            if rule["action"] == "copy_error":
-                return 200, [], ('<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>%s</Code><Message>We encountered '
-                                 "an error.</Message><RequestId>in-body</RequestId></Error>" % rule["code"]).encode()
             made = copy.copy(old)
             made.modified = int(now)
-            self.bucket(bucket)[key] = made
-        body = ('<?xml version="1.0" encoding="UTF-8"?>\n<CopyObjectResult xmlns="%s"><LastModified>%s</LastModified>'
-                "<ETag>%s</ETag></CopyObjectResult>" % (XMLNS, xml_time(made.modified), xml_text(made.etag)))
-        return 200, [("Content-Type", "application/xml")], (
-            " \r\n" * 20 if rule["action"] == "blank_first" else "").encode() + body.encode()
+            if rule["action"] != "copy_error":
+                self.bucket(bucket)[key] = made
+        return self.late_answer(rule, "CopyObjectResult", "<LastModified>%s</LastModified><ETag>%s</ETag>"
+                                % (xml_time(made.modified), xml_text(made.etag)))
+
+    # ---- writes in parts, batch deletes, making buckets ----
+
+    def upload(self, args, bucket, key):
+        found = self.uploads.get(args["uploadId"].decode("latin-1"))
+        if not found or (found.bucket, found.key) != (bucket, key):
+            raise S3Error(404, "NoSuchUpload", "The specified upload does not exist.")
+        found.used = True
+        return found
+
+    def begin(self, req, bucket, key, now, rule):
+        made, name = Upload(req, bucket, key, now), os.urandom(12).hex() + "+/&<"
+        if rule["action"] == "mute_checksums":
+            made.sum = None
+        with self.lock:
+            self.bucket(bucket)
+            self.uploads[name] = made
+        told = [("x-amz-checksum-algorithm", req.header("x-amz-checksum-algorithm")),
+                ("x-amz-checksum-type", "FULL_OBJECT")] if made.sum else []
+        return 200, told, ('<InitiateMultipartUploadResult xmlns="%s"><Bucket>%s</Bucket><UploadId>%s</UploadId>'
+                           "</InitiateMultipartUploadResult>" % (XMLNS, bucket, xml_text(name))).encode()
+
+    def part(self, req, bucket, key, args, now, rule):
+        n = int(args["partNumber"])
+        if not 1 <= n <= 10000:
+            raise S3Error(400, "InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
+        if not req.header("x-amz-copy-source"):
+            made = Object(req, now)
+            with self.lock:
+                self.upload(args, bucket, key).parts[n] = (made.bytes, made.etag)
+            return 200, [("ETag", made.etag)] + made.checksums, b""
+        with self.lock:
+            upload = self.upload(args, bucket, key)
+            data = self.copy_source(req)[0].bytes
+            m = re.fullmatch(r"bytes=(\d+)-(\d+)", req.header("x-amz-copy-source-range"))
+            if not m or int(m.group(2)) >= len(data) or int(m.group(1)) > int(m.group(2)):
+                raise S3Error(400, "InvalidArgument", "The x-amz-copy-source-range value is not satisfiable")
+            data = data[int(m.group(1)):int(m.group(2)) + 1]
+            etag = '"%s"' % hashlib.md5(data).hexdigest()
+            if rule["action"] != "copy_error":
+                upload.parts[n] = (data, etag)
+        return self.late_answer(rule, "CopyPartResult", "<LastModified>%s</LastModified><ETag>%s</ETag>%s"
+                                % (xml_time(now), xml_text(etag), upload.element(data)))
+
+    def complete(self, req, bucket, key, args, now, rule):
+        with self.lock:
+            upload = self.upload(args, bucket, key)
+            self.check_conditions(req, bucket, key)
+            listed = [{e.tag.rpartition("}")[2]: e.text for e in part}
+                      for part in xml.etree.ElementTree.fromstring(req.body)]
+            data, digests, last = b"", b"", 0
+            for i, p in enumerate(listed):
+                n = int(p["PartNumber"])
+                if n <= last:
+                    raise S3Error(400, "InvalidPartOrder", "The list of parts was not in ascending order.")
+                if n not in upload.parts or upload.parts[n][1] != p["ETag"]:
+                    raise S3Error(400, "InvalidPart", "One or more of the specified parts could not be found.")
+                part = upload.parts[n][0]
+                if len(part) < MIN_PART and i < len(listed) - 1:
+                    raise S3Error(400, "EntityTooSmall", "Your proposed upload is smaller than the minimum allowed size")
+                if upload.element(part) not in ("<%s>%s</%s>" % (k, v, k) for k, v in p.items()) and upload.sum:
+                    raise S3Error(400, "InvalidPart", "One or more of the specified parts have another checksum.")
+                data, digests, last = data + part, digests + hashlib.md5(part).digest(), n
+            if upload.sum and req.header(upload.sum) not in (None, upload.sum_of(data)):
+                raise S3Error(400, "BadDigest", "The checksum you specified did not match the calculated one.")
+            made = upload.object
+            made.bytes, made.modified = data, int(now)
+            made.etag = '"%s-%d"' % (hashlib.md5(digests).hexdigest(), len(listed))
+            made.checksums = [(upload.sum, upload.sum_of(data))] if upload.sum else []
+            if rule["action"] != "copy_error":
+                self.bucket(bucket)[key] = made
+                del self.uploads[args["uploadId"].decode("latin-1")]
+        told = upload.element(data[1:] if rule["action"] == "wrong_checksum" else data)
+        return self.late_answer(rule, "CompleteMultipartUploadResult", "<ETag>%s</ETag>%s"
+                                % (xml_text(made.etag), told))
+
+    def abort(self, bucket, key, args):
+        with self.lock:
+            self.upload(args, bucket, key)
+            del self.uploads[args["uploadId"].decode("latin-1")]
+        return 204, [], b""
+
+    def delete_many(self, req, bucket, rule):
+        if not req.header("content-md5"):
+            raise S3Error(400, "InvalidRequest", "Missing required header for this request: Content-MD5")
+        Object(req, 0)  # checks the sums
+        failed = ""
+        with self.lock:
+            objects = self.bucket(bucket)
+            for e in xml.etree.ElementTree.fromstring(req.body).iter("{%s}Key" % XMLNS):
+                if rule["action"] == "delete_error" and rule["at"] in e.text:
+                    failed += ("<Error><Key>%s</Key><Code>%s</Code><Message>No &lt;way&gt;.</Message></Error>"
+                               % (xml_text(rule.get("says", e.text)), rule["code"]))
+                else:
+                    objects.pop(e.text.encode(), None)
+        return 200, [], ('<DeleteResult xmlns="%s">%s</DeleteResult>' % (XMLNS, failed)).encode()
+
+    def make_bucket(self, bucket):
+        with self.lock:
+            if bucket in self.buckets:
+                raise S3Error(409, "BucketAlreadyOwnedByYou", "The bucket you tried to create already exists.")
+            self.buckets[bucket] = {}
+        return 200, [("Location", "/" + bucket)], b""
 
     def list(self, req, bucket, args, rule):
         action = rule["action"]
@@ -424,24 +604,29 @@ class Store:
         body = body.encode()
         return 200, [("Content-Type", "application/xml")], body[:rule["bytes"]] if action == "cut_list" else body
 
+    def check_conditions(self, req, bucket, key):
+        """Under lock: may the object be written?"""
+        old = self.bucket(bucket).get(key)
+        if req.header("if-none-match") == "*" and old:
+            raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
+                          Condition="If-None-Match")
+        if req.header("if-none-match") not in (None, "*"):
+            raise S3Error(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+        if req.header("if-match") and (not old or old.etag != req.header("if-match")):
+            raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
+                          Condition="If-Match")
+
     def put(self, req, bucket, key, now):
         made = Object(req, now)
         with self.lock:
             objects = self.bucket(bucket)
-            old = objects.get(key)
-            if req.header("if-none-match") == "*" and old:
-                raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
-                              Condition="If-None-Match")
-            if req.header("if-none-match") not in (None, "*"):
-                raise S3Error(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
-            if req.header("if-match") and (not old or old.etag != req.header("if-match")):
-                raise S3Error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold",
-                              Condition="If-Match")
+            self.check_conditions(req, bucket, key)
             objects[key] = made
         return 200, [("ETag", made.etag)] + made.checksums, b""
 
     def delete(self, req, bucket, key, now):
         with self.lock:
+            self.check_conditions(req, bucket, key)
             self.bucket(bucket).pop(key, None)
         return 204, [], b""
 
@@ -570,9 +755,24 @@ class Handler(socketserver.StreamRequestHandler):
             headers = [("Retry-After", str(rule["retry_after"]))] if "retry_after" in rule else []
             raise S3Error(rule["status"], rule.get("code", "InternalError"),
                           "We encountered an internal error. Please try again.", headers=headers)
-        if not key and req.method != "GET":
+        if action == "no_checksums" and req.method in ("PUT", "POST") and \
+                any(n.startswith("x-amz-checksum-") for n, _ in req.headers):
+            raise S3Error(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+        if not key and req.method == "PUT" and not args:
+            out = store.make_bucket(bucket)
+        elif not key and req.method == "POST" and "delete" in args:
+            out = store.delete_many(req, bucket, rule)
+        elif not key and req.method != "GET":
             raise S3Error(501, "NotImplemented", "Such requests of a bucket are not implemented.")
-        if req.method == "PUT" and req.header("x-amz-copy-source"):
+        elif req.method == "POST" and "uploads" in args:
+            out = store.begin(req, bucket, key, self.clock, rule)
+        elif req.method == "POST" and "uploadId" in args:
+            out = store.complete(req, bucket, key, args, self.clock, rule)
+        elif req.method == "PUT" and "uploadId" in args:
+            out = store.part(req, bucket, key, args, self.clock, rule)
+        elif req.method == "DELETE" and "uploadId" in args:
+            out = store.abort(bucket, key, args)
+        elif req.method == "PUT" and req.header("x-amz-copy-source"):
             out = store.copy(req, bucket, key, self.clock, rule)
         elif req.method == "PUT":
             out = store.put(req, bucket, key, self.clock)
@@ -584,6 +784,11 @@ class Handler(socketserver.StreamRequestHandler):
             out = store.get(req, bucket, key, rule) if key else store.list(req, bucket, args, rule)
         else:
             raise S3Error(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
+        if action in ("mute_checksums", "wrong_checksum"):
+            mute = action == "mute_checksums"  # then nothing is said of the algorithm either
+            told = [h for h in out[1] if not (h[0].startswith("x-amz-checksum-") if mute else h[0] in CHECKSUMS)]
+            wrong = [(n, "AAAAAA==") for n, _ in out[1] if n in CHECKSUMS] if action == "wrong_checksum" else []
+            out = out[0], told + wrong, out[2]
         if action == "drop_after_store":
             raise Drop
         if action == "hold_answer":

@@ -1,6 +1,7 @@
 /* local_test.c - what only backends/local.c promises; the rules of all stores are tests/backend/backend_test.c. */
 #include "common/hash.h"
 #include "tests/support/backend_driver.h"
+#include "tests/support/op_upload.h"
 #include "tests/support/test_dir.h"
 
 #include <criterion/criterion.h>
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -1037,4 +1039,553 @@ Test(local, a_container_may_be_a_mount_of_its_own)
     cr_expect(not(there("c/a")));
     bd_close(&bd);
     umount2(path_of("c"), MNT_DETACH);
+}
+
+/* ---- uploads in parts ---- */
+
+static struct op_upload up; /* large */
+
+/* These leave their error in r, for is(). */
+
+static enum larder_kind up_begin(const char *key, uint64_t part_size)
+{
+    bd_result_release(&r);
+    op_upload_init(&up, bd, "c", key, part_size);
+    return r.kind = op_upload_begin(&up, NULL, &r.err);
+}
+
+static enum larder_kind up_part(uint32_t n, const char *text)
+{
+    return r.kind = op_upload_part(&up, n, text, strlen(text), &r.err);
+}
+
+static enum larder_kind up_end(uint32_t n_parts, uint64_t size)
+{
+    return r.kind = op_upload_end(&up, n_parts, size, NULL, NULL, &r.err);
+}
+
+static enum larder_kind up_abort(void)
+{
+    return r.kind = op_upload_abort(&up, &r.err);
+}
+
+static const char *tmp_path(const char *name)
+{
+    char path[256];
+
+    snprintf(path, sizeof path, "c/.larder-tmp/%.200s", name);
+    return path_of(path);
+}
+
+BOTH_WAYS(an_upload_is_nothing_until_its_end)
+{
+    char validator[256] = "", text[64];
+    struct ldr_meta m;
+
+    with_content_type(&m);
+    op_upload_init(&up, bd, "c", "a/b", 4);
+    is(r.kind = op_upload_begin(&up, &m, &r.err), LARDER_OK);
+    ldr_meta_release(&m);
+    is(up_part(3, "9"), LARDER_OK);
+    is(up_part(1, "1234"), LARDER_OK);
+    is(get("a/b"), LARDER_NOT_FOUND);
+    lists("", "", NULL, NULL, 0);
+    cr_expect(not(there("c/a")));
+    is(up_part(2, "5678"), LARDER_OK);
+    is(get("a/b"), LARDER_NOT_FOUND);
+    is(r.kind = op_upload_end(&up, 3, 9, NULL, validator, &r.err), LARDER_OK);
+    is(get("a/b"), LARDER_OK);
+    cr_expect(got("123456789"));
+    cr_expect(eq(str, r.validator, validator));
+    cr_expect(ldr_meta_text(&r.meta, LDR_TAG_CONTENT_TYPE, text, sizeof text) && !strcmp(text, "text/plain"));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+    is(up_end(3, 9), LARDER_NOT_FOUND);
+    is(up_part(1, "1234"), LARDER_NOT_FOUND);
+    is(up_abort(), LARDER_OK);
+    is(get("a/b"), LARDER_OK);
+    cr_expect(got("123456789"));
+}
+
+Test(local, an_upload_that_does_not_add_up_is_refused_and_can_be_mended)
+{
+    open_store();
+    is(put("k", "old"), LARDER_OK);
+    is(up_begin("k", 4), LARDER_OK);
+    is(up_end(0, 0), LARDER_INVALID);
+    is(up_end(1, 4), LARDER_INVALID);
+    is(up_end(LDR_PARTS_MAX + 1, 4), LARDER_INVALID);
+    is(up_part(1, "1234"), LARDER_OK);
+    is(up_part(3, "9"), LARDER_OK);
+    is(up_end(3, 9), LARDER_INVALID);
+    cr_expect(strstr(r.err.msg, "part 2 is missing") != NULL, "%s", r.err.msg);
+    is(up_end(1, 4), LARDER_INVALID); /* part 3 is there */
+    is(up_part(2, "56"), LARDER_OK);
+    is(up_end(3, 7), LARDER_INVALID);
+    is(up_part(2, "5678"), LARDER_OK);
+    is(up_end(3, 8), LARDER_INVALID);
+    is(up_end(3, 10), LARDER_INVALID);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("old"));
+    is(up_part(2, "567890"), LARDER_INVALID); /* larger than a part; the part before it is as it was */
+    is(up_part(2, ""), LARDER_INVALID);
+    is(up_part(0, "x"), LARDER_INVALID);
+    is(up_part(LDR_PARTS_MAX + 1, "x"), LARDER_INVALID);
+    is(up_end(3, 9), LARDER_OK);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("123456789"));
+}
+
+Test(local, an_upload_that_cannot_work_does_not_begin)
+{
+    struct ldr_meta m;
+
+    open_store();
+    is(up_begin("k", 0), LARDER_INVALID);
+    is(up_begin("k", UINT64_MAX), LARDER_INVALID);
+    is(up_begin("../k", 4), LARDER_INVALID);
+    is(up_begin("a//k", 4), LARDER_INVALID);
+    cr_expect(eq(str, up.m.id, ""));
+    ldr_meta_init(&m);
+    cr_assert(ldr_meta_add_text(&m, LDR_TAG_CONTENT_MD5, "XrY7u+Ae7tCTyyK7j1rNww=="));
+    op_upload_init(&up, bd, "c", "k", 4);
+    is(r.kind = op_upload_begin(&up, &m, &r.err), LARDER_UNSUPPORTED);
+    ldr_meta_release(&m);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+Test(local, an_upload_ends_where_no_object_can_be)
+{
+    open_store();
+    is(put("a/b", "x"), LARDER_OK);
+    is(up_begin("a", 4), LARDER_OK);
+    is(up_part(1, "1234"), LARDER_OK);
+    is(up_end(1, 4), LARDER_INVALID);
+    is(up_abort(), LARDER_OK);
+    is(up_begin("a/b/c", 4), LARDER_OK);
+    is(up_part(1, "1234"), LARDER_OK);
+    is(up_end(1, 4), LARDER_INVALID);
+    is(up_abort(), LARDER_OK);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+Test(local, an_aborted_upload_leaves_nothing)
+{
+    open_store();
+    is(put("k", "old"), LARDER_OK);
+    is(up_begin("k", 4), LARDER_OK);
+    is(up_part(1, "1234"), LARDER_OK);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 1));
+    is(up_abort(), LARDER_OK);
+    is(up_abort(), LARDER_OK);
+    is(up_part(2, "1"), LARDER_NOT_FOUND);
+    is(up_end(1, 4), LARDER_NOT_FOUND);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("old"));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+/* An id may have been read from a file: nothing but an upload of this very key can be reached by it. */
+BOTH_WAYS(a_hostile_id_names_no_upload)
+{
+    char random[33] = "0123456789abcdef0123456789abcdef", suffix[32], mine[128], longer[LDR_UPLOAD_ID_MAX];
+    const char *const ids[] = { "",
+                                "k",
+                                "../k",
+                                "../../outside",
+                                "/etc/passwd",
+                                ".",
+                                "..",
+                                random,
+                                "up-",
+                                "up-0123456789abcdef0123456789abcde/-0123456789abcdef",
+                                "up-../../../../../../../../../../..-0123456789abcdef",
+                                "up-0123456789abcdef0123456789abcdef-0123456789abcdef",
+                                longer };
+
+    memset(longer, 'a', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    is(put("k", "object"), LARDER_OK);
+    write_file(tmp_path(random), "another's put"); /* named as one that is being put */
+    is(up_begin("other", 4), LARDER_OK);
+    snprintf(mine, sizeof mine, "%.100s", up.m.id);
+    for (size_t i = 0; i <= LDR_ARRAY_LEN(ids); i++) {
+        op_upload_init(&up, bd, "c", "k", 4);
+        snprintf(up.m.id, sizeof up.m.id, "%s", i < LDR_ARRAY_LEN(ids) ? ids[i] : mine);
+        cr_expect(eq(int, up_part(1, "bad!"), LARDER_NOT_FOUND), "\"%s\"", up.m.id);
+        cr_expect(eq(int, op_upload_copy(&up, 1, "k", 0, 4, NULL, NULL), LARDER_NOT_FOUND), "\"%s\"", up.m.id);
+        up.parts[0].size = 4;
+        cr_expect(eq(int, up_end(1, 4), LARDER_NOT_FOUND), "\"%s\"", up.m.id);
+        cr_expect(eq(int, up_abort(), LARDER_OK), "\"%s\"", up.m.id);
+    }
+    is(get("k"), LARDER_OK);
+    cr_expect(got("object"));
+    cr_expect(file_is(tmp_path(random), "another's put"));
+
+    /* what somebody put in the upload's place is not written to */
+    snprintf(suffix, sizeof suffix, "%s", strrchr(mine, '-'));
+    op_upload_init(&up, bd, "c", "other", 4);
+    snprintf(up.m.id, sizeof up.m.id, "up-%s%s", random, suffix);
+    cr_assert(eq(int, symlink("../k", tmp_path(up.m.id)), 0));
+    is(up_part(1, "bad!"), LARDER_INVALID);
+    cr_assert(eq(int, unlink(tmp_path(up.m.id)), 0));
+    cr_assert(eq(int, mkfifo(tmp_path(up.m.id), 0600), 0));
+    is(up_part(1, "bad!"), LARDER_NOT_FOUND);
+    cr_assert(eq(int, unlink(tmp_path(up.m.id)), 0));
+    cr_expect(file_is(path_of("c/k"), "object"));
+}
+
+Test(local, the_upload_of_an_agent_that_is_gone_can_be_aborted)
+{
+    char id[LDR_UPLOAD_ID_MAX + 1];
+    struct timespec old[2] = { { .tv_sec = 1 }, { .tv_sec = 1 } };
+
+    open_store();
+    is(up_begin("a/k", 4), LARDER_OK);
+    is(up_part(1, "1234"), LARDER_OK);
+    snprintf(id, sizeof id, "%s", up.m.id);
+    bd_close(&bd);
+    open_store();
+    cr_expect(eq(int, entries("c/.larder-tmp"), 1));
+    op_upload_init(&up, bd, "c", "a/k", 0);
+    snprintf(up.m.id, sizeof up.m.id, "%s", id);
+    is(up_abort(), LARDER_OK);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+    op_upload_init(&up, bd, "none", "k", 0);
+    snprintf(up.m.id, sizeof up.m.id, "%s", id);
+    is(up_abort(), LARDER_OK);
+    cr_expect(not(there("none")));
+
+    is(up_begin("a/k", 4), LARDER_OK);
+    cr_assert(eq(int, utimensat(AT_FDCWD, tmp_path(up.m.id), old, 0), 0));
+    bd_close(&bd);
+    open_store();
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0), "one that nobody aborted goes when it is old");
+}
+
+Test(local, conditions_that_a_file_system_cannot_keep_are_refused)
+{
+    char validator[256];
+
+    open_store();
+    is(put("k", "old"), LARDER_OK);
+    is(head("k"), LARDER_OK);
+    snprintf(validator, sizeof validator, "%s", r.validator);
+    cr_expect(eq(uint, bd_backend(bd)->ops->caps & LDR_CAP_PUT_IF_MATCH, 0));
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "k", "new", 3, &(struct bd_args){ .if_match = validator }, &r), LARDER_UNSUPPORTED);
+    is(up_begin("k", 4), LARDER_OK);
+    is(up_part(1, "new"), LARDER_OK);
+    is(r.kind = op_upload_end(&up, 1, 3, &(struct bd_args){ .if_match = validator }, NULL, &r.err), LARDER_UNSUPPORTED);
+    is(r.kind = op_upload_end(&up, 1, 3, &(struct bd_args){ .create_only = true }, NULL, &r.err), LARDER_EXISTS);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("old"));
+    is(del("k"), LARDER_OK);
+    is(r.kind = op_upload_end(&up, 1, 3, &(struct bd_args){ .create_only = true }, NULL, &r.err), LARDER_OK);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("new"));
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+}
+
+Test(local, parts_are_copied_from_objects)
+{
+    char validator[256];
+
+    open_store();
+    is(put("from", "0123456789"), LARDER_OK);
+    is(head("from"), LARDER_OK);
+    snprintf(validator, sizeof validator, "%s", r.validator);
+    is(up_begin("k", 4), LARDER_OK);
+    is(r.kind = op_upload_copy(&up, 2, "from", 4, 4, validator, &r.err), LARDER_OK);
+    is(r.kind = op_upload_copy(&up, 1, "from", 2, 4, NULL, &r.err), LARDER_OK);
+    is(r.kind = op_upload_copy(&up, 3, "from", 9, 1, NULL, &r.err), LARDER_OK);
+    is(r.kind = op_upload_copy(&up, 3, "from", 9, 2, NULL, &r.err), LARDER_INVALID);
+    is(r.kind = op_upload_copy(&up, 3, "from", UINT64_MAX - 1, 4, NULL, &r.err), LARDER_INVALID);
+    is(r.kind = op_upload_copy(&up, 3, "from", 0, 5, NULL, &r.err), LARDER_INVALID);
+    is(r.kind = op_upload_copy(&up, 3, "from", 0, 0, NULL, &r.err), LARDER_INVALID);
+    is(r.kind = op_upload_copy(&up, 3, "from", 0, 1, "\"another\"", &r.err), LARDER_PRECONDITION);
+    is(r.kind = op_upload_copy(&up, 3, "none", 0, 1, NULL, &r.err), LARDER_NOT_FOUND);
+    is(r.kind = op_upload_copy(&up, 3, "../c/from", 0, 1, NULL, &r.err), LARDER_INVALID);
+    is(up_end(3, 9), LARDER_INVALID); /* what failed is not there any more */
+    is(r.kind = op_upload_copy(&up, 3, "from", 9, 1, NULL, &r.err), LARDER_OK);
+    is(up_end(3, 9), LARDER_OK);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("234545679"));
+}
+
+Test(local, a_part_whose_body_is_too_short_is_not_there)
+{
+    int fd = memfd_create("body", MFD_CLOEXEC);
+
+    open_store();
+    cr_assert(eq(long, write(fd, "123", 3), 3L));
+    is(up_begin("k", 4), LARDER_OK);
+    is(r.kind = op_upload_part_fd(&up, 1, fd, 4, &r.err), LARDER_IO);
+    cr_expect(eq(u64, up.parts[0].size, 0));
+    is(up_end(1, 4), LARDER_INVALID);
+    cr_assert(eq(long, write(fd, "4", 1), 1L));
+    is(r.kind = op_upload_part_fd(&up, 1, fd, 4, &r.err), LARDER_OK);
+    close(fd);
+    is(up_end(1, 4), LARDER_OK);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("1234"));
+}
+
+/* A limit on the size of files is a disk that is full for anybody, not for root alone. */
+Test(local, a_part_that_has_no_room_fails_and_its_abort_leaves_nothing)
+{
+    uint8_t *p = bd_bytes(LDR_MIB, 1);
+    int fd;
+
+    open_store();
+    signal(SIGXFSZ, SIG_IGN); /* as the agent has it */
+    cr_assert(eq(int, setrlimit(RLIMIT_FSIZE, &(struct rlimit){ LDR_MIB + 4096, LDR_MIB + 4096 }), 0));
+    is(up_begin("k", LDR_MIB), LARDER_OK);
+    is(r.kind = op_upload_part(&up, 1, p, LDR_MIB, &r.err), LARDER_OK);
+    is(r.kind = op_upload_part(&up, 2, p, LDR_MIB, &r.err), LARDER_IO);
+    cr_expect(eq(int, r.err.sys, EFBIG));
+    fd = open(path_of("c/.larder-tmp"), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd == -1)
+        fd = memfd_create("body", MFD_CLOEXEC);
+    cr_assert(eq(long, write(fd, p, LDR_MIB), (long)LDR_MIB));
+    is(r.kind = op_upload_part_fd(&up, 2, fd, LDR_MIB, &r.err), LARDER_IO); /* by the kernel, where it can */
+    close(fd);
+    is(up_end(2, 2 * LDR_MIB), LARDER_INVALID);
+    is(up_abort(), LARDER_OK);
+    cr_expect(eq(int, entries("c/.larder-tmp"), 0));
+    is(get("k"), LARDER_NOT_FOUND);
+    free(p);
+}
+
+Test(local, an_upload_on_a_full_disk_gives_its_space_back)
+{
+    uint8_t *p = bd_bytes(LDR_MIB, 1);
+
+    mount_here("tmpfs", "", "size=1m");
+    open_store();
+    is(put("k", "old"), LARDER_OK);
+    is(up_begin("k", LDR_MIB / 2), LARDER_OK);
+    is(r.kind = op_upload_part(&up, 1, p, LDR_MIB / 2, &r.err), LARDER_OK);
+    is(r.kind = op_upload_part(&up, 3, p, LDR_MIB / 2, &r.err), LARDER_IO);
+    cr_expect(eq(int, r.err.sys, ENOSPC));
+    is(up_abort(), LARDER_OK);
+    is(get("k"), LARDER_OK);
+    cr_expect(got("old"));
+    bd_result_release(&r);
+    is(bd_put(bd, "c", "k", p, LDR_MIB / 2, NULL, &r), LARDER_OK);
+    free(p);
+}
+
+/* ---- the same from several threads ---- */
+
+#define PARTS     37
+#define PART_SIZE (100 * LDR_KIB + 7)
+#define LAST_SIZE (LDR_KIB + 1)
+
+struct sender {
+    pthread_t thread;
+    const uint8_t *p;
+    int fd, first;
+    int failed;
+};
+
+static void *send_parts(void *user)
+{
+    struct sender *s = user;
+
+    for (int i = s->first; i < PARTS; i += 4) {
+        uint32_t n = (uint32_t)(i * 16 % PARTS) + 1; /* in no order */
+        uint64_t size = n == PARTS ? LAST_SIZE : PART_SIZE;
+
+        if (i % 2) {
+            s->failed |= op_upload_part(&up, n, s->p + (n - 1) * PART_SIZE, size, NULL);
+        } else {
+            int fd = memfd_create("part", MFD_CLOEXEC);
+
+            if (write(fd, s->p + (n - 1) * PART_SIZE, size) != (ssize_t)size)
+                s->failed = -1;
+            s->failed |= op_upload_part_fd(&up, n, fd, size, NULL);
+            close(fd);
+        }
+    }
+    return NULL;
+}
+
+struct watcher {
+    pthread_t thread;
+    const uint8_t *p;
+    uint64_t size;
+    _Atomic bool stop;
+    _Atomic int olds, news, wrong;
+};
+
+static void *watch(void *user)
+{
+    struct watcher *w = user;
+
+    for (bool last = false; !last;) {
+        struct bd_result one;
+
+        last = atomic_load(&w->stop);
+        if (bd_get(bd, "c", "k", NULL, &one) != LARDER_OK)
+            w->wrong++;
+        else if (one.bytes.len == 3 && !memcmp(one.bytes.p, "old", 3))
+            w->olds++;
+        else if (one.bytes.len == w->size && !memcmp(one.bytes.p, w->p, w->size))
+            w->news++;
+        else
+            w->wrong++;
+        bd_result_release(&one);
+    }
+    return NULL;
+}
+
+Test(local, parts_come_from_all_threads_and_no_reader_sees_a_half)
+{
+    uint64_t size = (PARTS - 1) * PART_SIZE + LAST_SIZE;
+    uint8_t *p = bd_bytes(size, 1);
+    struct watcher w = { .p = p, .size = size };
+    struct sender s[4];
+
+    open_store();
+    is(put("k", "old"), LARDER_OK);
+    is(up_begin("k", PART_SIZE), LARDER_OK);
+    cr_assert(eq(int, pthread_create(&w.thread, NULL, watch, &w), 0));
+    for (int i = 0; i < 4; i++) {
+        s[i] = (struct sender){ .p = p, .first = i };
+        cr_assert(eq(int, pthread_create(&s[i].thread, NULL, send_parts, &s[i]), 0));
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(s[i].thread, NULL);
+        cr_expect(eq(int, s[i].failed, 0));
+    }
+    is(up_end(PARTS, size), LARDER_OK);
+    atomic_store(&w.stop, true);
+    pthread_join(w.thread, NULL);
+    cr_expect(eq(int, w.wrong, 0));
+    cr_expect(gt(int, w.olds, 0));
+    cr_expect(gt(int, w.news, 0));
+    free(p);
+}
+
+static void *end_upload(void *user)
+{
+    struct op_upload *u = user;
+
+    return (void *)(intptr_t)op_upload_end(u, 1, 4, NULL, NULL, NULL);
+}
+
+Test(local, of_two_ends_of_one_upload_one_is_right)
+{
+    static struct op_upload twice[2];
+
+    open_store();
+    for (int i = 0; i < 50; i++) {
+        pthread_t t[2];
+        void *k[2];
+
+        is(up_begin("a/k", 4), LARDER_OK);
+        is(up_part(1, "1234"), LARDER_OK);
+        for (int j = 0; j < 2; j++) {
+            twice[j] = up;
+            twice[j].m.parts = twice[j].parts;
+            cr_assert(eq(int, pthread_create(&t[j], NULL, end_upload, &twice[j]), 0));
+        }
+        for (int j = 0; j < 2; j++)
+            pthread_join(t[j], &k[j]);
+        cr_assert(eq(long, (long)((intptr_t)k[0] + (intptr_t)k[1]), (long)LARDER_NOT_FOUND), "%ld and %ld", (long)k[0],
+                  (long)k[1]);
+        is(get("a/k"), LARDER_OK);
+        cr_assert(got("1234"));
+        is(del("a/k"), LARDER_OK);
+    }
+}
+
+/* ---- many at once, containers ---- */
+
+static enum larder_kind delete_many(struct ldr_delete_item *items, size_t n)
+{
+    struct ldr_op op = { .what = LDR_OP_DELETE_MANY, .container = "c", .key = "", .items = items, .n_items = n };
+
+    bd_result_release(&r);
+    return bd_op(bd, &op, &r);
+}
+
+BOTH_WAYS(a_thousand_objects_are_deleted_and_each_has_its_answer)
+{
+    static struct ldr_delete_item items[LDR_DELETE_MANY_MAX];
+    static char keys[LDR_DELETE_MANY_MAX][32];
+
+    is(put("keep/x", "x"), LARDER_OK);
+    for (int i = 0; i < LDR_DELETE_MANY_MAX; i++) {
+        snprintf(keys[i], sizeof keys[i], "d%d/e/%d", i / 300, i);
+        items[i] = (struct ldr_delete_item){ .uri = keys[i], .key = keys[i], .kind = LARDER_INTERNAL, .why = "unset" };
+        if (i % 5)
+            is(put(keys[i], "x"), LARDER_OK);
+    }
+    items[7].key = "../c/keep/x";
+    items[8].key = "d0/e"; /* a directory is no object */
+    items[9].key = "keep/fifo";
+    items[10].key = "none/at/all";
+    items[11].key = "keep/x/y";
+    cr_assert(eq(int, mkfifo(path_of("c/keep/fifo"), 0600), 0));
+    is(delete_many(items, LDR_DELETE_MANY_MAX), LARDER_OK);
+    cr_expect(r.sent);
+    for (int i = 0; i < LDR_DELETE_MANY_MAX; i++) {
+        bool bad = i == 7 || i == 9;
+
+        cr_expect(eq(int, (int)items[i].kind, (int)(bad ? LARDER_INVALID : LARDER_OK)), "%d: %s", i, items[i].why);
+        cr_expect(eq(int, items[i].why[0] != '\0', bad));
+    }
+    cr_expect(eq(int, entries("c/d0/e"), 4), "7, 8, 9 and 11");
+    for (int i = 1; i < 4; i++) {
+        char name[32];
+
+        snprintf(name, sizeof name, "c/d%d", i);
+        cr_expect(not(there(name)), "%s", name);
+    }
+    is(get("keep/x"), LARDER_OK);
+    for (int i = 0; i < LDR_DELETE_MANY_MAX; i++)
+        items[i].key = keys[i];
+    is(delete_many(items, LDR_DELETE_MANY_MAX), LARDER_OK);
+    is(delete_many(items, LDR_DELETE_MANY_MAX), LARDER_OK);
+    cr_expect(not(r.sent));
+    lists("keep/x", "", NULL, NULL, 0);
+    cr_expect(not(there("c/d0")));
+}
+
+static enum larder_kind make_container(const char *name)
+{
+    struct ldr_op op = { .what = LDR_OP_MAKE_CONTAINER, .container = name, .key = "" };
+
+    bd_result_release(&r);
+    return bd_op(bd, &op, &r);
+}
+
+BOTH_WAYS(a_container_is_made_once)
+{
+    is(bd_list(bd, "new", "", NULL, &r), LARDER_NOT_FOUND);
+    cr_expect(r.no_container);
+    is(make_container("new"), LARDER_OK);
+    cr_expect(there("new"));
+    is(make_container("new"), LARDER_OK);
+    is(bd_list(bd, "new", "", NULL, &r), LARDER_OK);
+    write_file(path_of("file"), "x");
+    cr_assert(eq(int, symlink("new", path_of("link")), 0));
+    is(make_container("file"), LARDER_INVALID);
+    is(make_container("link"), LARDER_INVALID);
+    is(make_container("../x"), LARDER_INVALID);
+    is(make_container(".."), LARDER_INVALID);
+    is(make_container(""), LARDER_INVALID);
+    is(make_container(".larder-tmp"), LARDER_INVALID);
+    cr_expect(eq(int, entries(""), 3));
+}
+
+Test(local, a_head_of_another_version_is_refused)
+{
+    struct ldr_op op = { .what = LDR_OP_HEAD, .container = "c", .key = "k", .if_match = "\"x\"" };
+
+    open_store();
+    is(put("k", "x"), LARDER_OK);
+    bd_result_release(&r);
+    is(bd_op(bd, &op, &r), LARDER_PRECONDITION);
 }

@@ -23,7 +23,8 @@ TestSuite(sigv4, .timeout = 20);
 #define DOC_DATE   "x-amz-date: 20130524T000000Z"
 #define DOC_SCOPE  "Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request"
 
-static const struct ldr_cred doc_cred = { "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", NULL };
+static const struct ldr_cred doc_cred = { .access_key_id = "AKIAIOSFODNN7EXAMPLE",
+                                          .secret_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY" };
 
 static void check_header(const char *method, const char *path, const char *query, const char *const *headers,
                          const char *payload, const char *signed_headers, const char *signature)
@@ -277,7 +278,7 @@ static void check_vector(json_t *v)
     json_t *cfg = json_object_get(v, "config");
     const char *endpoint = text_of(cfg, "endpoint"), *host = strstr(endpoint, "://"), *md5 = text_of(v, "content_md5");
     const char *headers[4] = { NULL };
-    struct ldr_cred cred = { text_of(cfg, "access_key_id"), text_of(cfg, "secret_key"), NULL };
+    struct ldr_cred cred = { .access_key_id = text_of(cfg, "access_key_id"), .secret_key = text_of(cfg, "secret_key") };
     struct ldr_buf path = LDR_BUF_INIT(4096), url = LDR_BUF_INIT(8192);
     struct ldr_sigv4 r = { .headers = headers, .payload = LDR_SIGV4_UNSIGNED, .service = "s3" };
     bool put = !strcmp(text_of(v, "scope"), "Put");
