@@ -2,6 +2,7 @@
 #include "agent/agent.h"
 #include "agent/flight.h"
 #include "agent/ipc.h"
+#include "agent/leftover.h"
 #include "agent/upload.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -11,8 +12,10 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-#define POOL_THREADS 4
-#define GOOD_RUN_NS  (60 * LDR_NS_PER_S)
+#define POOL_THREADS       4
+#define GOOD_RUN_NS        (60 * LDR_NS_PER_S)
+#define QUIT_NS            (5 * LDR_NS_PER_S) /* for telling stores of uploads that are given up at the stop */
+#define LEFTOVERS_PAUSE_MS (60 * 1000)
 
 struct ldr_agent {
     struct ldr_cfg *cfg;
@@ -145,6 +148,8 @@ static enum larder_kind start_domain(struct ldr_agent *a, struct ldr_domain *d, 
     if (!k)
         k = ldr_uploads_new(d, &d->uploads, err);
     if (!k)
+        ldr_leftovers_start(d, LEFTOVERS_PAUSE_MS);
+    if (!k)
         k = ldr_ipc_new(d, &d->ipc, err);
     if (!k)
         k = ldr_sweep_start(&d->blocks, d->index, &d->sweep, err);
@@ -198,6 +203,8 @@ static bool stop_domain(struct ldr_agent *a, struct ldr_domain *d)
     if (d->ipc)
         ldr_ipc_quiesce(d->ipc);
     ldr_sweep_stop(&d->sweep);
+    if (d->ipc)
+        ldr_uploads_quit(d->uploads, ldr_mono_ns() + QUIT_NS);
     for (unsigned i = 0; i < a->n_nets; i++)
         ldr_net_shutdown(a->nets[i]); /* what waits for a store is answered CANCELLED now */
     ldr_space_release_all(&d->space); /* and what waits for room */

@@ -7,13 +7,42 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* ---------- filling ---------- */
+
+static uint8_t *piece_take(struct ldr_blocks *b, uint64_t size)
+{
+    uint8_t *p = NULL;
+
+    if (size < LDR_PIECE_BYTES)
+        return malloc(size);
+    pthread_mutex_lock(&b->mtx);
+    if (b->n_pieces > 0)
+        p = b->pieces[--b->n_pieces];
+    pthread_mutex_unlock(&b->mtx);
+    return p ? p : malloc(LDR_PIECE_BYTES);
+}
+
+static void piece_give(struct ldr_blocks *b, uint64_t size, uint8_t **piece)
+{
+    if (*piece && size >= LDR_PIECE_BYTES) {
+        pthread_mutex_lock(&b->mtx);
+        if (b->n_pieces < LDR_PIECES_KEPT) {
+            b->pieces[b->n_pieces++] = *piece;
+            *piece = NULL;
+        }
+        pthread_mutex_unlock(&b->mtx);
+    }
+    free(*piece);
+    *piece = NULL;
+}
 
 enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, bool reserved, struct ldr_fill *f,
                                struct larder_err *err)
@@ -34,9 +63,9 @@ enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, bool reserve
         f->allocated = true;
         ldr_space_filled(b->space, size);
     }
-    f->piece = k ? NULL : malloc(size < LDR_PIECE_BYTES ? size : LDR_PIECE_BYTES);
+    f->piece = k || b->direct ? NULL : piece_take(b, size);
     f->hash_state = k ? NULL : XXH3_createState();
-    if (!k && (!f->piece || !f->hash_state))
+    if (!k && ((!f->piece && !b->direct) || !f->hash_state))
         k = ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     if (k)
         ldr_fill_close(f);
@@ -45,23 +74,30 @@ enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, bool reserve
     return k;
 }
 
-static enum larder_kind write_piece(struct ldr_fill *f, struct larder_err *err)
+static enum larder_kind write_out(struct ldr_fill *f, const uint8_t *p, size_t n, struct larder_err *err)
 {
     size_t done = 0;
 
-    XXH3_64bits_update(f->hash_state, f->piece, f->piece_len);
-    while (done < f->piece_len) {
-        ssize_t n = pwrite(f->fd, f->piece + done, f->piece_len - done, (off_t)(f->written + done));
+    XXH3_64bits_update(f->hash_state, p, n);
+    while (done < n) {
+        ssize_t wrote = pwrite(f->fd, p + done, n - done, (off_t)(f->written + done));
 
-        if (n < 0 && errno == EINTR)
+        if (wrote < 0 && errno == EINTR)
             continue;
-        if (n <= 0)
+        if (wrote <= 0)
             return ldr_fail_sys(err, LARDER_IO, "could not write to the cache");
-        done += (size_t)n;
+        done += (size_t)wrote;
     }
-    f->written += f->piece_len;
-    f->piece_len = 0;
+    f->written += n;
     return LARDER_OK;
+}
+
+static enum larder_kind write_piece(struct ldr_fill *f, struct larder_err *err)
+{
+    enum larder_kind k = write_out(f, f->piece, f->piece_len, err);
+
+    f->piece_len = 0;
+    return k;
 }
 
 enum larder_kind ldr_fill_write(struct ldr_fill *f, const void *p, size_t n, struct larder_err *err)
@@ -70,6 +106,8 @@ enum larder_kind ldr_fill_write(struct ldr_fill *f, const void *p, size_t n, str
 
     if (n > f->size - f->written - f->piece_len)
         return ldr_fail(err, LARDER_CORRUPT, "more bytes arrived than the %" PRIu64 " announced", f->size);
+    if (!f->piece)
+        return write_out(f, from, n, err);
     while (n > 0) {
         size_t room = LDR_PIECE_BYTES - f->piece_len, take = n < room ? n : room;
 
@@ -96,8 +134,7 @@ enum larder_kind ldr_fill_seal(struct ldr_fill *f, struct larder_err *err)
     if (!k)
         k = ldr_cache_dir_own(f->blocks->dir, f->fd, 0440, "a block", err);
     f->hash = XXH3_64bits_digest(f->hash_state);
-    free(f->piece);
-    f->piece = NULL;
+    piece_give(f->blocks, f->size, &f->piece);
     return k;
 }
 
@@ -126,7 +163,7 @@ void ldr_fill_close(struct ldr_fill *f)
     } else if (!f->linked) {
         ldr_space_release(f->blocks->space, f->size);
     }
-    free(f->piece);
+    piece_give(f->blocks, f->size, &f->piece);
     if (f->hash_state)
         XXH3_freeState(f->hash_state);
     *f = (struct ldr_fill){ .fd = -1 };
@@ -323,7 +360,10 @@ void ldr_blocks_tick(struct ldr_blocks *b)
 void ldr_blocks_init(struct ldr_blocks *b, const struct ldr_cache_dir *dir, struct ldr_space *space,
                      struct ldr_pool *pool)
 {
+    struct statfs fs;
+
     *b = (struct ldr_blocks){ .dir = dir, .space = space, .pool = pool, .look.run = look_on_pool };
+    b->direct = fstatfs(dir->dirfd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
     pthread_mutex_init(&b->mtx, NULL);
 }
 
@@ -334,6 +374,8 @@ void ldr_blocks_release(struct ldr_blocks *b)
     for (size_t i = 0; i < b->n_lingering; i++)
         close(b->lingering[i].fd);
     free(b->lingering);
+    while (b->n_pieces > 0)
+        free(b->pieces[--b->n_pieces]);
     pthread_mutex_destroy(&b->mtx);
     *b = (struct ldr_blocks){ 0 };
 }
@@ -360,8 +402,9 @@ static bool of_this_run(const struct ldr_sweep *s, int folder, const char *name)
 
     if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW))
         return true; /* gone meanwhile */
-    return st.st_ctim.tv_sec > s->since.tv_sec ||
-           (st.st_ctim.tv_sec == s->since.tv_sec && st.st_ctim.tv_nsec >= s->since.tv_nsec);
+    /* Not by its ctime: taking the staged name away from a file that was linked just before a kill changes that. */
+    return st.st_mtim.tv_sec > s->since.tv_sec ||
+           (st.st_mtim.tv_sec == s->since.tv_sec && st.st_mtim.tv_nsec >= s->since.tv_nsec);
 }
 
 /* "ID.n" of this folder whose record is not in the index. */
@@ -481,4 +524,36 @@ void ldr_sweep_stop(struct ldr_sweep **ps)
     pthread_cond_destroy(&s->cond);
     free(s);
     *ps = NULL;
+}
+
+/* ---------- files that clients fill ---------- */
+
+void ldr_fill_adopt(struct ldr_blocks *b, int fd, uint64_t size, struct ldr_fill *f)
+{
+    *f = (struct ldr_fill){ .blocks = b, .fd = fd, .size = size, .written = size, .allocated = true };
+    ldr_space_filled(b->space, size);
+}
+
+void ldr_fill_shrink(struct ldr_fill *f, uint64_t size)
+{
+    /* Bytes that nobody has any more, of no file of their own. */
+    ldr_space_forget(f->blocks->space, ldr_space_charge(f->size) - ldr_space_charge(size), 0);
+    f->size = f->written = size;
+}
+
+void ldr_fill_disown(struct ldr_fill *f)
+{
+    struct ldr_blocks *b = f->blocks;
+    bool mapped = b && !f->linked && f->allocated && in_use(f->fd);
+
+    if (!mapped) {
+        ldr_fill_close(f);
+        return;
+    }
+    ldr_space_leaving(b->space, f->size);
+    if (!linger(b, f->fd, f->size)) {
+        close(f->fd);
+        ldr_space_gone(b->space, f->size, true);
+    }
+    *f = (struct ldr_fill){ .fd = -1 };
 }

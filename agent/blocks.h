@@ -13,6 +13,7 @@
 #define LDR_PIECE_BYTES                                                                                                \
     (2 * LDR_MIB) /* the kernel makes one folio of a piece written at once (docs/design/storage.md) */
 
+#define LDR_PIECES_KEPT   16   /* buffers of a piece that wait for the next fill: their pages stay */
 #define LDR_LINGERING_MAX 4096 /* unlinked files that are kept open because somebody maps them */
 
 /* The block files of one domain. */
@@ -21,6 +22,7 @@ struct ldr_blocks {
     const struct ldr_cache_dir *dir;
     struct ldr_space *space;
     struct ldr_pool *pool;
+    bool direct; /* tmpfs: its folios do not depend on how they are written, so bytes go there as they come */
     /* any thread */
     _Atomic uint64_t dropped; /* numbers the names that files have on their way out */
     /* under mtx */
@@ -32,6 +34,8 @@ struct ldr_blocks {
     size_t n_lingering, cap_lingering;
     bool looking, overflowed;
     struct ldr_task look; /* on the pool while `looking` */
+    uint8_t *pieces[LDR_PIECES_KEPT];
+    unsigned n_pieces;
 };
 
 void ldr_blocks_init(struct ldr_blocks *b, const struct ldr_cache_dir *dir, struct ldr_space *space,
@@ -44,7 +48,7 @@ struct ldr_fill {
     int fd;                    /* no name until it is linked */
     uint64_t size, written;
     uint64_t hash;  /* XXH3-64 of the whole, once sealed */
-    uint8_t *piece; /* gathers what is not written yet */
+    uint8_t *piece; /* gathers what is not written yet; NULL: nothing is gathered */
     size_t piece_len;
     void *hash_state;
     bool allocated, linked;
@@ -89,5 +93,14 @@ enum larder_kind ldr_sweep_start(struct ldr_blocks *b, struct ldr_index *x, stru
 void ldr_sweep_stop(struct ldr_sweep **s); /* waits for the folder under way; NULL allowed */
 /* Files unlinked, and whether it has ended. Any thread. */
 bool ldr_sweep_ended(struct ldr_sweep *s, uint64_t *unlinked);
+
+/* ---- for body.c: files that clients fill ---- */
+/* `fd` (taken, for reading) is a file of `size` bytes, reserved and allocated; the fill may be linked as it is, when
+ * fill.hash is set. */
+void ldr_fill_adopt(struct ldr_blocks *b, int fd, uint64_t size, struct ldr_fill *f);
+/* Its file was cut to `size` bytes, fewer than it had. */
+void ldr_fill_shrink(struct ldr_fill *f, uint64_t size);
+/* Close one that was not linked and has no name any more; its space comes back when nobody maps it. */
+void ldr_fill_disown(struct ldr_fill *f);
 
 #endif

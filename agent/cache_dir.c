@@ -200,15 +200,16 @@ static uint64_t retire_others(const struct ldr_cache_dir *d, uint64_t keep)
     return highest;
 }
 
-static void empty_fill(const struct ldr_cache_dir *d)
+/* What an earlier run left of files that were on their way into the cache. */
+static void empty(int dirfd)
 {
-    int fd = openat(d->fillfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
     struct dirent *e;
 
     while (dir && (e = readdir(dir)))
         if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
-            unlinkat(d->fillfd, e->d_name, 0);
+            unlinkat(dirfd, e->d_name, 0);
     if (dir)
         closedir(dir);
     else if (fd >= 0)
@@ -232,9 +233,15 @@ static enum larder_kind make_dirs(struct ldr_cache_dir *d, struct larder_err *er
     if (!k)
         k = open_dir(d, LDR_NAME_FILL, 0700, &d->fillfd, err);
     if (!k)
-        empty_fill(d);
+        empty(d->fillfd);
     if (!k)
         k = open_dir(d, LDR_NAME_RW, 02750, &d->rwfd, err);
+    if (!k)
+        k = open_dir(d, LDR_NAME_STAGING, 02750, &d->stagingfd, err);
+    if (!k)
+        empty(d->stagingfd);
+    if (!k)
+        k = open_dir(d, LDR_NAME_UPLOADS, 0700, &d->uploadsfd, err);
     return k;
 }
 
@@ -310,7 +317,7 @@ enum larder_kind ldr_cache_dir_open(const char *path, bool has_group, gid_t grou
         free(d);
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     }
-    d->dirfd = d->lockfd = d->fillfd = d->gendirfd = d->rwfd = -1;
+    d->dirfd = d->lockfd = d->fillfd = d->gendirfd = d->rwfd = d->stagingfd = d->uploadsfd = -1;
     d->has_group = has_group;
     d->group = group;
     k = make_path(path, err);
@@ -330,7 +337,8 @@ enum larder_kind ldr_cache_dir_open(const char *path, bool has_group, gid_t grou
         k = ldr_fail_sys(err, LARDER_IO, "could not ask for the file system of \"%s\"", path);
         goto done;
     }
-    if (!ldr_fs_suitable((long)fs.f_type, &fs_name))
+    d->leases = ldr_fs_suitable((long)fs.f_type, &fs_name);
+    if (!d->leases)
         ldr_log(LDR_WARN, "cache",
                 "clients cannot map a cache on this file system and get all bytes over IPC fs=%s dir=\"%s\" "
                 "suitable=\"ext4 xfs btrfs tmpfs\"",
@@ -449,7 +457,8 @@ void ldr_cache_dir_distrust(struct ldr_cache_dir *d)
 
 void ldr_cache_dir_close(struct ldr_cache_dir **d)
 {
-    int *fds[] = { &(*d)->rwfd, &(*d)->gendirfd, &(*d)->fillfd, &(*d)->lockfd, &(*d)->dirfd };
+    int *fds[] = { &(*d)->uploadsfd, &(*d)->stagingfd, &(*d)->rwfd, &(*d)->gendirfd,
+                   &(*d)->fillfd,    &(*d)->lockfd,    &(*d)->dirfd };
 
     for (size_t i = 0; i < LDR_ARRAY_LEN(fds); i++)
         if (*fds[i] >= 0)

@@ -11,11 +11,14 @@
 
 struct ldr_cache_dir {
     char *path;
-    int dirfd;    /* of CACHE */
-    int lockfd;   /* holds agent.lock */
-    int fillfd;   /* of CACHE/fill */
-    int gendirfd; /* of CACHE/gen-N */
-    int rwfd;     /* of CACHE/rw */
+    int dirfd;     /* of CACHE */
+    int lockfd;    /* holds agent.lock */
+    int fillfd;    /* of CACHE/fill */
+    int gendirfd;  /* of CACHE/gen-N */
+    int rwfd;      /* of CACHE/rw */
+    int stagingfd; /* of CACHE/rw/staging; emptied at the start */
+    int uploadsfd; /* of CACHE/uploads: see leftover.h */
+    bool leases;   /* the file system tells by a lease whether a file is written to */
     bool has_group;
     gid_t group;
     bool new_generation;      /* gen-N is empty: made by this start */

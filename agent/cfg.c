@@ -691,6 +691,54 @@ static const struct store_kind *primary_kind(struct reader *r)
     return NULL;
 }
 
+static const char *text_in(const struct cfg_node *map, const char *name)
+{
+    for (size_t i = 0; i < map->n; i++)
+        if (!strcmp(map->items[i].key, name) && map->items[i].kind == CFG_SCALAR && map->items[i].text[0])
+            return map->items[i].text;
+    return NULL;
+}
+
+/* Flyte opens a second store for signed URLs. Here it is the same one, under another address. */
+static void add_signing(struct reader *r, struct ldr_store_slot *slot)
+{
+    static const char shown[] = "storage.signedUrl.stowConfigOverride";
+    const struct given *given = &r->given[SET_SIGN_OVERRIDE];
+    const char *endpoint, *region, *plain;
+    char key[CFG_SHOWN], *address = NULL;
+
+    if (!given->set || given->node->n == 0)
+        return;
+    if (strcmp(slot->kind, "s3")) {
+        warn(r, in_line(given->line), shown, "not used: a store of kind \"%s\" signs no URLs", slot->kind);
+        return;
+    }
+    endpoint = text_in(given->node, "endpoint");
+    region = text_in(given->node, "region");
+    plain = text_in(given->node, "disable_ssl");
+    for (size_t i = 0; i < given->node->n; i++) {
+        const struct cfg_node *item = &given->node->items[i];
+
+        if (strcmp(item->key, "endpoint") && strcmp(item->key, "region") && strcmp(item->key, "disable_ssl"))
+            warn(r, in_line(item->line), shown, "\"%s\" is not used: signed URLs have endpoint, disable_ssl and region",
+                 cfg_show_key(item->key, key));
+    }
+    if (!endpoint) {
+        warn(r, in_line(given->line), shown, "not used: it has no endpoint");
+        return;
+    }
+    if (asprintf(&address, "%s%s",
+                 !plain || strstr(endpoint, "://") ? ""
+                 : strcmp(plain, "true")           ? "https://"
+                                                   : "http://",
+                 endpoint) == -1)
+        abort();
+    add_pair(slot, "signing_endpoint", address, given->line);
+    free(address);
+    if (region)
+        add_pair(slot, "signing_region", region, given->line);
+}
+
 static void build_primary(struct reader *r, const struct store_kind *k)
 {
     const struct given *container = &r->given[SET_STORAGE_CONTAINER], *config = &r->given[SET_STOW_CONFIG];
@@ -713,6 +761,7 @@ static void build_primary(struct reader *r, const struct store_kind *k)
         add_pairs(slot, config->node);
     else if (!strcmp(k->kind, "s3"))
         add_pair(slot, "region", "us-east-1", 0);
+    add_signing(r, slot);
 }
 
 /* One entry of `storage.schemes`. */
@@ -858,6 +907,7 @@ static void build_prefix(struct reader *r, const struct cfg_node *node, size_t i
                                   .match_len = strlen(match),
                                   .freshness = g[SET_FRESHNESS].value.freshness,
                                   .ttl_ns = g[SET_FRESHNESS].value.ns,
+                                  .skip_writes = g[SET_WRITES].set && !strcmp(g[SET_WRITES].text, "skip"),
                                   .line = node->line };
 }
 

@@ -25,6 +25,7 @@ struct ldr_prefix_cfg {
     size_t match_len;
     enum ldr_freshness freshness;
     int64_t ttl_ns;
+    bool skip_writes; /* what is written there does not go into the cache */
     int line;
     unsigned slot; /* of its counters in rw/touch; set when the agent starts */
 };

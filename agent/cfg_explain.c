@@ -11,9 +11,16 @@
 
 /* Names in a `config` map whose values are no secret. Any other is shown as "(set)": a name that nobody knows may be
  * one. */
-static const char *const public_names[] = { "auth_type",  "access_key_id", "secret_key_path", "region",
-                                            "endpoint",   "disable_ssl",   "v2_signing",      "path",
-                                            "project_id", "scopes",        "account",         "domain_suffix" };
+static const char *const public_names[] = {
+    "auth_type",      "access_key_id", "secret_key_path", "region",
+    "endpoint",       "disable_ssl",   "v2_signing",      "path",
+    "project_id",     "scopes",        "account",         "domain_suffix",
+    "addressing",     "profile",       "role_arn",        "role_session_name",
+    "sts_endpoint",   "ca_file",       "proxy",           "min_speed",
+    "requester_pays", "sse",           "sse_kms_key_id",  "sse_customer_key_file",
+    "storage_class",  "checksum",      "sign_payload",    "signing_endpoint",
+    "signing_region", "max_size",      "latency_ms"
+};
 
 bool cfg_pair_is_public(const char *name)
 {
@@ -190,9 +197,12 @@ static void add_prefixes(struct ldr_buf *out, const struct ldr_cfg *cfg)
         add_quoted(out, p->match);
         cfg_duration_print(p->ttl_ns, ttl);
         if (p->freshness == LDR_IMMUTABLE)
-            ldr_buf_addf(out, ", freshness: immutable}");
+            ldr_buf_addf(out, ", freshness: immutable");
+        else if (p->freshness == LDR_REVALIDATE)
+            ldr_buf_addf(out, ", freshness: always");
         else
-            ldr_buf_addf(out, ", freshness: \"ttl %s\"}", ttl);
+            ldr_buf_addf(out, ", freshness: \"ttl %s\"", ttl);
+        ldr_buf_addf(out, "%s}", p->skip_writes ? ", writes: skip" : "");
         if (cfg->origins[SET_PREFIXES].source == CFG_FROM_ENV)
             add_source(out, from, "environment LARDER_PREFIXES");
         else

@@ -40,6 +40,7 @@ struct ldr_waiter {
     void (*answer)(struct ldr_waiter *w, const struct ldr_answer *a);
     /* of an object, set by the asker: the range, 0 long: to the end; what it will want next */
     uint64_t offset, length, ahead;
+    bool hint; /* nobody waits: the range is fetched as if it were ahead of a reader, and `answer` comes at once */
     const uint8_t *validator; /* the version that it must be, borrowed; or NULL */
     size_t validator_len;
     bool suspect; /* it found a block file missing that should be there */

@@ -80,6 +80,11 @@ static struct context *context_of(struct ldr_request *r)
     return (struct context *)(void *)r;
 }
 
+uint32_t ldr_ipc_connection(struct ldr_request *r)
+{
+    return context_of(r)->pipe;
+}
+
 /* ---------- nng's threads ---------- */
 
 static void arrived_on_ipc(struct ldr_task *t);
@@ -269,6 +274,7 @@ static void pipe_gone_on_ipc(struct ldr_task *t)
         atomic_fetch_sub(&ipc->busy, 1);
         nng_ctx_recv(c->ctx, c->aio); /* drops what the context still knew of its peer */
     }
+    ldr_stages_gone(ipc->domain, e->pipe);
     free(e);
 }
 

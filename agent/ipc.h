@@ -6,6 +6,7 @@
 
 #include "agent/agent.h"
 #include "agent/flight.h"
+#include "agent/stage.h"
 #include "agent/upload.h"
 #include "common/wire.h"
 
@@ -24,8 +25,11 @@ struct ldr_request {
     struct ldr_waiter waiter;
     struct ldr_write_waiter write_waiter;
     struct ldr_part part;
-    struct ldr_many *many; /* GetMany; owned. In serve_get.c */
-    char why[200];         /* why the object is not in the cache, for a reply with bytes */
+    struct ldr_stage_waiter stage_waiter;
+    struct ldr_deletes *deletes; /* DeleteMany; owned, in serve_put.c */
+    struct ldr_sign_job *sign;   /* Sign; in serve_put.c */
+    struct ldr_many *many;       /* GetMany; owned. In serve_get.c */
+    char why[200];               /* why the object is not in the cache, for a reply with bytes */
 };
 void ldr_many_free(struct ldr_many **m);
 
@@ -42,6 +46,8 @@ void ldr_ipc_stop(struct ldr_ipc *ipc);
  * touch, the domain too, and the process should end. Main thread. */
 bool ldr_ipc_free(struct ldr_ipc **ipc);
 const char *ldr_ipc_path(const struct ldr_ipc *ipc);
+/* The connection by which the request came. ipc thread. */
+uint32_t ldr_ipc_connection(struct ldr_request *r);
 /* Contexts made, and how many hold a request. ipc thread. */
 void ldr_ipc_usage(const struct ldr_ipc *ipc, unsigned *made, unsigned *busy);
 

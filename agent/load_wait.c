@@ -317,6 +317,13 @@ void ldr_load_place(struct ldr_load *l, struct ldr_waiter *w)
     }
     range_of(l, w, &from, &end);
     w->left = 0;
+    if (w->hint) {
+        flag_ahead(l, (uint32_t)(from >> l->log2), from < end ? (uint32_t)((end - 1 - from) >> l->log2) + 1 : 0);
+        a = ldr_load_not_in_cache(l, "");
+        DL_DELETE(l->waiters, w);
+        ldr_load_tell(l, w, &a);
+        return;
+    }
     if (from < end) {
         w->first = (uint32_t)(from >> l->log2);
         w->last = (uint32_t)((end - 1) >> l->log2);

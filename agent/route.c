@@ -1,5 +1,6 @@
 /* route.c - see route.h. */
 #include "agent/route.h"
+#include "agent/pace.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -45,6 +46,9 @@ enum larder_kind ldr_routes_new(const struct ldr_cfg *cfg, struct ldr_net *const
             strcpy(route->scheme, slot->scheme);
             route->fingerprint = ops->fingerprint(route->backend);
             r->n++;
+            route->backend->pace = ldr_pace_new();
+            if (!route->backend->pace)
+                k = ldr_fail(err, LARDER_NO_MEMORY, "out of memory for the stores");
         } else if (k != LARDER_NO_MEMORY) { /* whatever it is, it is the configuration's fault */
             struct larder_err e = { .kind = k };
 
@@ -66,8 +70,10 @@ void ldr_routes_free(struct ldr_routes **r)
 {
     if (!*r)
         return;
-    for (size_t i = 0; i < (*r)->n; i++)
+    for (size_t i = 0; i < (*r)->n; i++) {
+        ldr_pace_free(&(*r)->route[i].backend->pace);
         (*r)->route[i].backend->ops->close((*r)->route[i].backend);
+    }
     free(*r);
     *r = NULL;
 }

@@ -1,4 +1,5 @@
-/* serve.c - see serve.h. Gets are in serve_get.c, what the agent says of itself in serve_info.c. */
+/* serve.c - see serve.h. Gets are in serve_get.c, writes in serve_put.c, what the agent says of itself in
+ * serve_info.c. */
 #include "agent/serve.h"
 #include "agent/known.h"
 #include "agent/reply.h"
@@ -75,123 +76,6 @@ static void serve_list(struct ldr_request *r)
         ldr_ipc_wait(r);
 }
 
-/* ---------- put, delete, copy ---------- */
-
-static void write_answer(struct ldr_write_waiter *w, const struct ldr_write_result *res)
-{
-    struct ldr_request *r = LDR_CONTAINER(w, struct ldr_request, write_waiter);
-    ldr_wire_reply m = LARDER__WIRE__REPLY__INIT;
-    Larder__Wire__Meta wm;
-
-    if (res->kind) {
-        ldr_ipc_reply_fail(r, res->kind, res->err);
-        return;
-    }
-    ldr_reply_stamp(r->domain, &m, res->txnid, res->id);
-    if (res->meta) {
-        ldr_wire_set_meta(res->meta, &wm);
-        m.body_case = LARDER__WIRE__REPLY__BODY_META;
-        m.meta = &wm;
-    }
-    ldr_ipc_reply(r, &m);
-}
-
-static void wait_for_write(struct ldr_request *r, enum larder_kind k, const struct larder_err *e)
-{
-    if (k)
-        ldr_ipc_reply_fail(r, k, e);
-    else if (r->write_waiter.write)
-        ldr_ipc_wait(r);
-}
-
-static void serve_put(struct ldr_request *r)
-{
-    const Larder__Wire__Put *p = r->msg->put;
-    struct larder_err e;
-    enum larder_kind k = ldr_route(r->domain->routes, p->key, &r->name, &e);
-    struct ldr_put_args a = { .op_id = r->msg->op_id,
-                              .deadline_ns = r->deadline_ns,
-                              .name = r->name,
-                              .data = p->data.data,
-                              .data_len = p->data.len,
-                              .upload_id = p->upload_id,
-                              .size = p->size,
-                              .fields = p->fields.data,
-                              .fields_len = p->fields.len,
-                              .create_only = p->create_only };
-
-    r->write_waiter.answer = write_answer;
-    if (!k && a.op_id == 0)
-        k = ldr_fail(&e, LARDER_INVALID, "a write needs an op_id");
-    if (!k)
-        k = ldr_upload_put(r->domain, &a, &r->write_waiter, &e);
-    wait_for_write(r, k, &e);
-}
-
-static void serve_delete(struct ldr_request *r)
-{
-    struct larder_err e;
-    enum larder_kind k = ldr_route(r->domain->routes, r->msg->delete_->key, &r->name, &e);
-
-    r->write_waiter.answer = write_answer;
-    if (!k && r->msg->op_id == 0)
-        k = ldr_fail(&e, LARDER_INVALID, "a write needs an op_id");
-    if (!k)
-        k = ldr_upload_delete(r->domain, r->msg->op_id, r->deadline_ns, r->name, &r->write_waiter, &e);
-    wait_for_write(r, k, &e);
-}
-
-static void serve_copy(struct ldr_request *r)
-{
-    struct ldr_name *from = NULL;
-    struct larder_err e;
-    enum larder_kind k = ldr_route(r->domain->routes, r->msg->copy->to, &r->name, &e);
-
-    if (!k)
-        k = ldr_route(r->domain->routes, r->msg->copy->from, &from, &e);
-    r->write_waiter.answer = write_answer;
-    if (!k && r->msg->op_id == 0)
-        k = ldr_fail(&e, LARDER_INVALID, "a write needs an op_id");
-    if (!k)
-        k = ldr_upload_copy(r->domain, r->msg->op_id, r->deadline_ns, from, r->name, &r->write_waiter, &e);
-    ldr_name_unref(&from);
-    wait_for_write(r, k, &e);
-}
-
-static void part_answer(struct ldr_part *part, enum larder_kind k, const struct larder_err *err)
-{
-    struct ldr_request *r = LDR_CONTAINER(part, struct ldr_request, part);
-
-    if (k)
-        ldr_ipc_reply_fail(r, k, err);
-    else
-        ldr_reply_done(r);
-}
-
-/* Not among those that wait: it is answered soon, whoever still listens. */
-static void serve_part(struct ldr_request *r)
-{
-    const Larder__Wire__PutPart *p = r->msg->put_part;
-    struct larder_err e;
-    enum larder_kind k;
-
-    r->part = (struct ldr_part){ .upload_id = p->upload_id,
-                                 .size = p->size,
-                                 .offset = p->offset,
-                                 .data = p->data.data,
-                                 .len = p->data.len,
-                                 .answer = part_answer };
-    k = ldr_upload_part(r->domain, &r->part, &e);
-    if (k)
-        ldr_ipc_reply_fail(r, k, &e);
-}
-
-static void serve_abort(struct ldr_request *r)
-{
-    ldr_upload_abort(r->domain, r->msg->abort->upload_id);
-    ldr_reply_done(r);
-}
-
 /* ---------- hello ---------- */
 
 static void serve_hello(struct ldr_request *r)
@@ -228,19 +112,40 @@ void ldr_serve(struct ldr_request *r)
         serve_list(r);
         break;
     case LARDER__WIRE__REQUEST__BODY_PUT:
-        serve_put(r);
+        ldr_serve_put(r);
         break;
     case LARDER__WIRE__REQUEST__BODY_PUT_PART:
-        serve_part(r);
+        ldr_serve_part(r);
         break;
     case LARDER__WIRE__REQUEST__BODY_ABORT:
-        serve_abort(r);
+        ldr_serve_abort(r);
         break;
     case LARDER__WIRE__REQUEST__BODY_DELETE:
-        serve_delete(r);
+        ldr_serve_delete(r);
         break;
     case LARDER__WIRE__REQUEST__BODY_COPY:
-        serve_copy(r);
+        ldr_serve_copy(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_DELETE_MANY:
+        ldr_serve_delete_many(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_OPEN:
+        ldr_serve_upload_open(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_BLOCK:
+        ldr_serve_upload_block(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_DATA:
+        ldr_serve_upload_data(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_SEAL:
+        ldr_serve_upload_seal(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_COMMIT:
+        ldr_serve_upload_commit(r);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_SIGN:
+        ldr_serve_sign(r);
         break;
     case LARDER__WIRE__REQUEST__BODY_STATUS:
         ldr_serve_status(r);
@@ -257,5 +162,8 @@ void ldr_serve_leave(struct ldr_request *r)
 {
     ldr_flight_leave(&r->waiter);
     ldr_upload_leave(&r->write_waiter);
+    ldr_stage_leave(&r->stage_waiter);
+    ldr_serve_leave_deletes(r);
+    ldr_serve_leave_sign(r);
     ldr_many_free(&r->many);
 }

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define HINT_MAX (64 * LDR_MIB) /* that a reader may have fetched before it asks for it */
+
 static void get_answer(struct ldr_waiter *w, const struct ldr_answer *a);
 
 /* Object bytes in one reply. */
@@ -197,6 +199,33 @@ static bool is_version(const struct ldr_record *rec, const ProtobufCBinaryData *
            !memcmp(f.p, validator->data, f.len);
 }
 
+static void hint_answer(struct ldr_waiter *w, const struct ldr_answer *a)
+{
+    (void)w, (void)a;
+}
+
+/* What is asked for is on its way now, or cannot be had; whoever misses it asks again. */
+static void hint(struct ldr_request *r)
+{
+    uint64_t length = r->msg->get->length;
+    struct larder_err e;
+    enum larder_kind k;
+
+    r->waiter.answer = hint_answer;
+    r->waiter.hint = true;
+    r->waiter.offset = r->msg->get->offset;
+    r->waiter.length = length && length < HINT_MAX ? length : HINT_MAX;
+    ldr_ipc_wait(r);
+    k = ldr_flight_object(r->domain, r->name, &r->waiter, &e);
+    if (!k)
+        ldr_flight_leave(&r->waiter);
+    ldr_ipc_unwait(r);
+    if (k)
+        ldr_ipc_reply_fail(r, k, &e);
+    else
+        ldr_reply_look(r, 0, NULL);
+}
+
 void ldr_serve_get(struct ldr_request *r)
 {
     const Larder__Wire__Get *g = r->msg->get;
@@ -215,6 +244,10 @@ void ldr_serve_get(struct ldr_request *r)
     }
     known = ldr_known_find(d, r->name, &rec, &txnid);
     pinned = g->validator.len > 0;
+    if (g->hint) {
+        hint(r);
+        return;
+    }
     if (known && pinned && !is_version(&rec, &g->validator))
         known = false;
     r->waiter.suspect = g->reason == LARDER__WIRE__REASON__BLOCK_GONE;

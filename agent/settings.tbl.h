@@ -47,8 +47,8 @@ LDR_SETTING(CLIENT_CONNS_HOST, "storage.defaultHttpClient.maxConnsPerHost", COUN
             CFG_LATER, "connections to one host; 0: no limit")
 LDR_SETTING(CLIENT_IDLE_TIMEOUT, "storage.defaultHttpClient.idleConnTimeout", DURATION, "90s", NULL, NULL, 0, 0,
             CFG_LATER, "after which an idle connection is closed")
-LDR_SETTING(SIGN_OVERRIDE, "storage.signedUrl.stowConfigOverride", TEXTS, NULL, NULL, NULL, 0, 0, CFG_LATER | CFG_SECRET,
-            "laid over `storage.stow.config` for signed URLs")
+LDR_SETTING(SIGN_OVERRIDE, "storage.signedUrl.stowConfigOverride", TEXTS, NULL, NULL, NULL, 0, 0, CFG_SECRET,
+            "`endpoint`, `disable_ssl` and `region` of signed URLs, where they differ from those of `storage.stow.config`")
 
 LDR_SETTING(UPLOAD_MAX, "dataproxy.upload.maxSize", QUANTITY, "100Mi", NULL, NULL, 0, 0, CFG_LATER,
             "largest upload; 0 or less: no limit")
@@ -74,7 +74,7 @@ LDR_SETTING(MAX_FILES, "larder.cache.max_files", COUNT, "1000000", NULL, NULL, 1
 LDR_SETTING(BLOCK_SIZE, "larder.cache.block_size", SIZE, "8MiB", NULL, NULL, UINT64_C(1) << LDR_BLOCK_LOG2_MIN,
             UINT64_C(1) << LDR_BLOCK_LOG2_MAX, CFG_POW2,
             "unit of caching and fetching, a power of two from 64KiB to 1TiB; larger for objects of more than 4,096 blocks")
-LDR_SETTING(INLINE_LIMIT, "larder.cache.inline_limit", COUNT, "16368", NULL, NULL, 0, LDR_RECORD_MAX, 0,
+LDR_SETTING(INLINE_LIMIT, "larder.cache.inline_limit", COUNT, "20464", NULL, NULL, 0, LDR_RECORD_MAX, 0,
             "bytes of an index record, head included, up to which an object is kept in the index itself")
 LDR_SETTING(INLINE_SIZE, "larder.cache.inline_size", AMOUNT, "10%", NULL, NULL, 0, UINT64_MAX, 0,
             "bytes that such objects may take in all; percent: of `max_size`")
@@ -88,6 +88,8 @@ LDR_SETTING(MATCH, "larder.prefixes[].match", TEXT, NULL, NULL, NULL, 0, 0, 0,
             "start of a reference: `s3://`, `s3://bucket/`, `s3://bucket/path/`")
 LDR_SETTING(FRESHNESS, "larder.prefixes[].freshness", FRESHNESS, NULL, NULL, NULL, 0, 0, 0,
             "`immutable`: never asked for again; `ttl D`: after D; `always`: at each read")
+LDR_SETTING(WRITES, "larder.prefixes[].writes", CHOICE, "keep", NULL, "keep|skip", 0, 0, 0,
+            "what becomes of objects that are written through larder: `keep` them in the cache, or `skip` it")
 LDR_SETTING(DOMAINS, "larder.domains", MAPLIST, NULL, NULL, NULL, 0, 0, 0,
             "more trust domains; only the empty list `[]` in this release")
 LDR_SETTING(LISTEN, "larder.http.listen", LISTEN, NULL, NULL, NULL, 0, 0, CFG_LATER,

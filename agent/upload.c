@@ -1,6 +1,5 @@
-/* upload.c - see upload.h. */
-#include "agent/upload.h"
-#include "agent/attempt.h"
+/* upload.c - see upload.h: a write, from its hold on the key to its answer. */
+#include "agent/upload_impl.h"
 #include "agent/flight.h"
 #include "agent/fresh.h"
 #include "common/clock.h"
@@ -9,228 +8,25 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
-
-#include <uthash.h>
-#include <utlist.h>
-
-#define BODIES_MAX   64 /* open at a time; each is at most LDR_PUT_MAX */
-#define BODY_IDLE_NS (60 * LDR_NS_PER_S)
-#define ENDED_MAX    1024 /* results kept for a request that is sent again */
-
-/* What a client has sent so far of an object: a file of the cache, or of memory when the cache is full. While `busy`
- * the file is the pool's. */
-struct ldr_body {
-    UT_hash_handle hh;
-    uint64_t upload_id, size, received;
-    int64_t heard_ns;
-    bool opened, busy;
-    bool dropped;         /* given up while it was busy: not in the table any more */
-    struct ldr_fill fill; /* open: in the cache, may become its block */
-    int memfd;            /* or here */
-};
-
-struct ldr_write {
-    UT_hash_handle hh; /* by op_id */
-    uint64_t op_id;
-    struct ldr_domain *domain;
-    struct ldr_name *name, *from; /* from: copy */
-    struct ldr_keystate *key;
-    struct ldr_write_waiter *waiters;
-    bool is_put;
-    uint8_t *bytes; /* the body: here, or in `body` */
-    size_t bytes_len;
-    struct ldr_body *body;
-    struct ldr_meta meta; /* put: what the client gave, then with what the store answered */
-    struct ldr_attempt attempt;
-    struct ldr_task task;
-    struct ldr_change change;
-    struct ldr_id id;
-    bool linked; /* the body is the file of a block of `id` now, and closed */
-    bool publishing;
-    enum larder_kind kind;
-    struct larder_err err;
-};
-
-/* A write that has ended, for who asks with its op_id again. */
-struct ended {
-    uint64_t op_id;
-    enum larder_kind kind;
-    struct larder_err err;
-    uint64_t txnid;
-};
-
-struct ldr_uploads {
-    struct ldr_write *writes;
-    struct ldr_body *bodies;
-    struct ended ended[ENDED_MAX];
-    size_t next_ended;
-};
-
-/* ---------- bodies in parts ---------- */
-
-static void body_free(struct ldr_body *b)
-{
-    if (!b)
-        return;
-    ldr_fill_close(&b->fill);
-    if (b->memfd >= 0)
-        close(b->memfd);
-    free(b);
-}
-
-static enum larder_kind body_new(struct ldr_domain *d, const struct ldr_part *p, struct ldr_body **out,
-                                 struct larder_err *err)
-{
-    struct ldr_uploads *u = d->uploads;
-    struct ldr_body *b;
-
-    if (HASH_COUNT(u->bodies) >= BODIES_MAX)
-        return ldr_fail(err, LARDER_UNAVAILABLE, "too many uploads are open (%d)", BODIES_MAX);
-    b = calloc(1, sizeof *b);
-    if (!b)
-        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
-    b->upload_id = p->upload_id;
-    b->size = p->size;
-    b->memfd = b->fill.fd = -1;
-    HASH_ADD(hh, u->bodies, upload_id, sizeof b->upload_id, b);
-    *out = b;
-    return LARDER_OK;
-}
-
-/* A full cache does not stop a write: its body waits in memory then, and is not cached. */
-static enum larder_kind body_open(struct ldr_domain *d, struct ldr_body *b, struct larder_err *err)
-{
-    b->opened = true;
-    if (b->size > 0 && b->size <= d->cfg->block_size && !ldr_fill_open(&d->blocks, b->size, false, &b->fill, NULL))
-        return LARDER_OK;
-    b->memfd = memfd_create("larder-put", MFD_CLOEXEC);
-    return b->memfd < 0 ? ldr_fail_sys(err, LARDER_NO_MEMORY, "could not make room for an upload") : LARDER_OK;
-}
-
-/* Out of the table; the pool may still have it for a moment. */
-static void body_drop(struct ldr_uploads *u, struct ldr_body *b)
-{
-    HASH_DEL(u->bodies, b);
-    if (b->busy)
-        b->dropped = true;
-    else
-        body_free(b);
-}
-
-static void part_written_on_ipc(struct ldr_task *t)
-{
-    struct ldr_part *p = LDR_CONTAINER(t, struct ldr_part, task);
-    struct ldr_body *b = p->body;
-
-    b->busy = false;
-    b->received += p->len;
-    if (b->dropped) {
-        body_free(b);
-        if (!p->kind)
-            p->kind = ldr_fail(&p->err, LARDER_CANCELLED, "the upload was given up");
-    } else if (p->kind) {
-        body_drop(p->domain->uploads, b); /* unsure what is in it */
-    }
-    p->answer(p, p->kind, &p->err);
-}
-
-static void write_part_on_pool(struct ldr_task *t)
-{
-    struct ldr_part *p = LDR_CONTAINER(t, struct ldr_part, task);
-    struct ldr_body *b = p->body;
-
-    p->kind = b->opened ? LARDER_OK : body_open(p->domain, b, &p->err);
-    if (!p->kind && ldr_fill_is_open(&b->fill))
-        p->kind = ldr_fill_write(&b->fill, p->data, p->len, &p->err);
-    else if (!p->kind && pwrite(b->memfd, p->data, p->len, (off_t)p->offset) != (ssize_t)p->len)
-        p->kind = ldr_fail_sys(&p->err, LARDER_IO, "could not keep a part of an upload");
-    t->run = part_written_on_ipc;
-    ldr_mailbox_post(&p->domain->ipc_box, t);
-}
-
-enum larder_kind ldr_upload_part(struct ldr_domain *d, struct ldr_part *p, struct larder_err *err)
-{
-    enum larder_kind k = LARDER_OK;
-    struct ldr_body *b;
-
-    HASH_FIND(hh, d->uploads->bodies, &p->upload_id, sizeof p->upload_id, b);
-    if (!b && p->offset)
-        return ldr_fail(err, LARDER_INVALID, "part of an upload of which nothing is known");
-    if (!b)
-        k = body_new(d, p, &b, err);
-    if (k)
-        return k;
-    b->heard_ns = ldr_mono_ns();
-    if (b->busy)
-        return ldr_fail(err, LARDER_INVALID, "part of an upload while another is on its way");
-    if (b->size != p->size || p->offset > b->received)
-        return ldr_fail(err, LARDER_INVALID, "part of an upload out of order");
-    if (b->opened && p->offset + p->len <= b->received) { /* sent again */
-        p->answer(p, LARDER_OK, NULL);
-        return LARDER_OK;
-    }
-    if (p->offset != b->received)
-        return ldr_fail(err, LARDER_INVALID, "part of an upload that overlaps another");
-    b->busy = true;
-    p->domain = d;
-    p->body = b;
-    p->task.run = write_part_on_pool;
-    ldr_pool_post(d->pool, &p->task);
-    return LARDER_OK;
-}
-
-void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id)
-{
-    struct ldr_body *b;
-
-    HASH_FIND(hh, d->uploads->bodies, &upload_id, sizeof upload_id, b);
-    if (b)
-        body_drop(d->uploads, b);
-}
-
-void ldr_upload_sweep(struct ldr_domain *d, int64_t now_ns)
-{
-    struct ldr_body *b, *next;
-
-    HASH_ITER(hh, d->uploads->bodies, b, next)
-    {
-        if (b->busy || now_ns - b->heard_ns < BODY_IDLE_NS)
-            continue;
-        ldr_log(LDR_DEBUG, "upload", "abandoned upload_id=%016" PRIx64 " bytes=%" PRIu64, b->upload_id, b->received);
-        body_drop(d->uploads, b);
-    }
-}
-
-static enum larder_kind take_body(struct ldr_uploads *u, uint64_t upload_id, uint64_t size, struct ldr_body **out,
-                                  struct larder_err *err)
-{
-    struct ldr_body *b;
-
-    HASH_FIND(hh, u->bodies, &upload_id, sizeof upload_id, b);
-    if (!b || b->busy || b->size != size || b->received != size)
-        return ldr_fail(err, LARDER_INVALID, "put of an upload of which %" PRIu64 " of %" PRIu64 " bytes were sent",
-                        b ? b->received : 0, size);
-    HASH_DEL(u->bodies, b);
-    *out = b;
-    return LARDER_OK;
-}
 
 /* ---------- the end of a write ---------- */
 
-static void write_free(struct ldr_write *w)
+void ldr_write_free(struct ldr_write *w)
 {
     free(w->bytes);
-    body_free(w->body);
+    free(w->block_hashes);
+    free(w->if_match);
+    free(w->more);
+    ldr_body_free_later(&w->body);
     ldr_meta_release(&w->meta);
     ldr_meta_release(&w->attempt.op.meta);
     ldr_name_unref(&w->name);
     ldr_name_unref(&w->from);
+    if (w->memory_bytes)
+        ldr_stages_memory_back(w->domain->uploads, w->memory_bytes);
     free(w);
 }
 
@@ -247,8 +43,8 @@ static void write_answer(struct ldr_write *w)
     if (w->key)
         ldr_flight_write_end(d, &w->key); /* before the answer: who reads after it starts anew */
     HASH_DEL(u->writes, w);
-    u->ended[u->next_ended++ % ENDED_MAX] =
-        (struct ended){ .op_id = w->op_id, .kind = w->kind, .err = w->err, .txnid = w->change.txnid };
+    u->ended[u->next_ended++ % LDR_ENDED_MAX] =
+        (struct ldr_ended){ .op_id = w->op_id, .kind = w->kind, .err = w->err, .txnid = w->change.txnid };
     while (w->waiters) {
         struct ldr_write_waiter *ww = w->waiters;
 
@@ -256,7 +52,8 @@ static void write_answer(struct ldr_write *w)
         ww->write = NULL;
         ww->answer(ww, &r);
     }
-    write_free(w);
+    ldr_write_free(w);
+    ldr_uploads_look(u);
 }
 
 static void settled_on_ipc(struct ldr_task *t)
@@ -272,20 +69,59 @@ static void settled_on_index(struct ldr_change *c)
 {
     struct ldr_write *w = c->user;
 
+    if (c->txnid > w->change.txnid)
+        w->change.txnid = c->txnid; /* all of it can be seen from there on */
+    if (--w->changes_left)
+        return;
     w->task.run = settled_on_ipc;
     ldr_mailbox_post(&w->domain->ipc_box, &w->task);
 }
 
-/* The change that ends the write in the index. ipc thread, so that it stands behind every change posted before. */
+static void drop_linked(struct ldr_write *w)
+{
+    uint64_t size = w->meta.size_bytes;
+
+    if (w->linked)
+        ldr_blocks_drop(&w->domain->blocks, &w->id, 0, size);
+    for (uint32_t i = 0; i < w->n_blocks; i++) {
+        uint64_t at = (uint64_t)i << w->block_log2, left = size - at;
+
+        ldr_blocks_drop(&w->domain->blocks, &w->id, i, left >> w->block_log2 ? UINT64_C(1) << w->block_log2 : left);
+    }
+    w->linked = false;
+    w->n_blocks = 0;
+}
+
+/* One of the blocks behind the first. */
+static void post_block(struct ldr_write *w, uint32_t block)
+{
+    struct ldr_change *c = &w->more[block - 1];
+
+    *c = (struct ldr_change){ .what = LDR_CHANGE_BLOCK,
+                              .key = w->name->ikey,
+                              .key_len = w->name->ikey_len,
+                              .record = w->change.record,
+                              .block = block,
+                              .block_hash = w->block_hashes[block],
+                              .done = settled_on_index,
+                              .user = w };
+    ldr_index_change(w->domain->index, c);
+}
+
+/* The change that ends the write in the index. ipc thread, so that it stands behind every change posted before. The
+ * record and the end of the intent are one change: what is behind it can be lost, older bytes cannot come back. */
 static void settle(struct ldr_write *w)
 {
     struct ldr_change *c = &w->change;
     bool last = ldr_flight_write_settle(w->key);
+    uint32_t n;
 
     if (!ldr_flight_write_alone(w->key))
         w->publishing = false; /* nobody knows whose bytes the store kept */
-    if (w->linked && !w->publishing)
-        ldr_blocks_drop(&w->domain->blocks, &w->id, 0, w->meta.size_bytes);
+    if (!w->publishing)
+        drop_linked(w);
+    n = w->n_blocks;
+    w->changes_left = n ? n : 1;
     c->what = w->publishing ? LDR_CHANGE_PUT : LDR_CHANGE_REMOVE;
     c->key = w->name->ikey;
     c->key_len = w->name->ikey_len;
@@ -293,6 +129,8 @@ static void settle(struct ldr_write *w)
     c->done = settled_on_index;
     c->user = w;
     ldr_index_change(w->domain->index, c);
+    for (uint32_t i = 1; i < n; i++) /* the last one may end `w` */
+        post_block(w, i);
 }
 
 static void settle_on_ipc(struct ldr_task *t)
@@ -302,22 +140,24 @@ static void settle_on_ipc(struct ldr_task *t)
 
 /* ---------- the store has answered ---------- */
 
-static void fill_record(struct ldr_write *w, const struct ldr_fill *block)
+enum kept_in { IN_RECORD, IN_BLOCKS };
+
+static void fill_record(struct ldr_write *w, enum kept_in where, uint64_t first_hash)
 {
     struct ldr_record *r = &w->change.record;
     struct ldr_domain *d = w->domain;
 
-    *r = (struct ldr_record){ .flags = LDR_FLAG_LM_UNKNOWN | (block ? 0 : LDR_FLAG_INLINE),
+    *r = (struct ldr_record){ .flags = LDR_FLAG_LM_UNKNOWN | (where == IN_RECORD ? LDR_FLAG_INLINE : 0),
                               .id = w->id,
                               .size_bytes = w->meta.size_bytes,
                               .last_modified_s = LDR_TIME_UNKNOWN,
-                              .block_log2 = (uint8_t)__builtin_ctzll(d->cfg->block_size),
+                              .block_log2 = w->block_log2,
                               .prefix = (uint8_t)w->name->policy->slot,
                               .fields = w->meta.fields.p,
                               .fields_len = w->meta.fields.len };
-    if (block) {
+    if (where == IN_BLOCKS) {
         w->change.block = 0;
-        w->change.block_hash = block->hash;
+        w->change.block_hash = first_hash;
     } else {
         r->payload = w->bytes;
         r->payload_len = w->bytes_len;
@@ -329,14 +169,22 @@ static void fill_record(struct ldr_write *w, const struct ldr_fill *block)
 /* A body that was sent in parts but fits a record: bring it into memory. */
 static bool load_small(struct ldr_write *w)
 {
-    int fd;
-
     if (w->bytes || w->meta.size_bytes == 0)
         return true;
-    fd = ldr_fill_is_open(&w->body->fill) ? w->body->fill.fd : w->body->memfd;
     w->bytes_len = (size_t)w->meta.size_bytes;
     w->bytes = malloc(w->bytes_len);
-    return w->bytes && pread(fd, w->bytes, w->bytes_len, 0) == (ssize_t)w->bytes_len;
+    return w->bytes && pread(ldr_body_fd(w->body), w->bytes, w->bytes_len, 0) == (ssize_t)w->bytes_len;
+}
+
+/* Bytes that came in one request go into a file of the cache. */
+static void body_of_bytes(struct ldr_write *w)
+{
+    struct ldr_body *b = ldr_body_new(&w->domain->blocks, w->bytes_len);
+
+    if (b && (ldr_fill_open(b->blocks, b->size, false, &b->fill, NULL) ||
+              ldr_body_append(b, 0, w->bytes, w->bytes_len, NULL) || ldr_body_seal(b, b->size, true, NULL)))
+        ldr_body_free(&b);
+    w->body = b;
 }
 
 /* Make what will be published: pool thread. Whatever does not work out here only means that the object is not cached.
@@ -351,63 +199,98 @@ static void keep_on_pool(struct ldr_task *t)
     if (size + LDR_RECORD_FIXED + w->meta.fields.len <= d->cfg->inline_limit) {
         w->publishing = load_small(w);
         if (w->publishing)
-            fill_record(w, NULL);
-    } else if (size > 0 && size <= d->cfg->block_size) {
-        if (!w->body && (w->body = calloc(1, sizeof *w->body))) {
-            w->body->memfd = w->body->fill.fd = -1;
-            w->body->size = size;
-            if (!ldr_fill_open(&d->blocks, size, false, &w->body->fill, NULL) &&
-                (ldr_fill_write(&w->body->fill, w->bytes, w->bytes_len, NULL) || ldr_fill_seal(&w->body->fill, NULL)))
-                ldr_fill_close(&w->body->fill);
-        }
-        if (w->body && ldr_fill_is_open(&w->body->fill) && !ldr_fill_link(&w->body->fill, &w->id, 0, NULL)) {
-            fill_record(w, &w->body->fill);
+            fill_record(w, IN_RECORD, 0);
+    } else if (size > 0 && size <= UINT64_C(1) << w->block_log2) {
+        if (!w->body)
+            body_of_bytes(w);
+        if (w->body && ldr_body_cached(w->body) && !ldr_body_link(w->body, &w->id, 0, NULL)) {
+            fill_record(w, IN_BLOCKS, w->body->fill.hash);
             w->publishing = w->linked = true;
-            body_free(w->body); /* a file that is open counts as mapped when its space is to come back */
-            w->body = NULL;
+            ldr_body_free(&w->body); /* a file that is open counts as mapped when its space is to come back */
         }
     }
     t->run = settle_on_ipc;
     ldr_mailbox_post(&d->ipc_box, t);
 }
 
+/* Its blocks are linked already. */
+static void keep_blocks(struct ldr_write *w)
+{
+    w->more = calloc(w->n_blocks, sizeof *w->more);
+    w->publishing = w->more != NULL;
+    if (w->publishing)
+        fill_record(w, IN_BLOCKS, w->block_hashes[0]);
+    settle(w);
+}
+
+/* Metadata of the record: what the writer gave, and what the store made of it. False: more than a record holds. */
+static bool gather_meta(struct ldr_write *w)
+{
+    const struct ldr_op *op = &w->attempt.op;
+    struct ldr_field f;
+    size_t pos = 0;
+
+    w->meta.size_bytes = op->size_bytes;
+    w->meta.last_modified_s = LDR_TIME_UNKNOWN;
+    while (ldr_fields_next(op->meta.fields.p, op->meta.fields.len, &pos, &f))
+        if (!ldr_meta_add(&w->meta, f.tag, f.p, f.len))
+            return false;
+    return !ldr_name_shortened(w->name) || ldr_meta_add(&w->meta, LDR_TAG_KEY, w->name->text, w->name->text_len);
+}
+
+static void container_made(void *user, enum larder_kind kind, const struct larder_err *err)
+{
+    struct ldr_write *w = user;
+
+    if (kind) {
+        w->attempt.op.err = *err;
+        w->attempt.op.kind = kind;
+        ldr_write_sent(w);
+        return;
+    }
+    ldr_op_rearm(&w->attempt.op);
+    ldr_attempt_start(&w->attempt);
+}
+
 static void answered_on_ipc(struct ldr_task *t)
 {
     struct ldr_write *w = LDR_CONTAINER(t, struct ldr_write, task);
     struct ldr_op *op = &w->attempt.op;
-    struct ldr_field f;
-    size_t pos = 0;
 
+    if (op->kind && op->no_container && !w->made_container && (op->what == LDR_OP_PUT || op->what == LDR_OP_COPY) &&
+        ldr_container_wanted(w->domain, w->name)) {
+        w->made_container = true;
+        ldr_container_make(w->domain, w->name, op->deadline_ns, container_made, w);
+        return;
+    }
     w->kind = op->kind;
     w->err = op->err;
     if (op->kind && w->attempt.unsure && !(op->what == LDR_OP_DELETE && op->kind == LARDER_NOT_FOUND))
         w->kind = ldr_fail(&w->err, LARDER_OUTCOME_UNKNOWN, "whether \"%.200s\" was %s is not known: %.200s", op->uri,
                            op->what == LDR_OP_DELETE ? "deleted" : "written", op->err.msg);
-    if (op->kind || !w->is_put || !ldr_flight_write_alone(w->key)) {
+    if (w->ended)
+        w->ended(w);
+    if (op->kind || !w->is_put) {
         settle(w);
-        return;
+    } else if (!gather_meta(w) || !ldr_flight_write_alone(w->key) || w->name->policy->skip_writes) {
+        settle(w); /* written, not cached */
+    } else if (w->n_blocks) {
+        keep_blocks(w);
+    } else {
+        t->run = keep_on_pool;
+        ldr_pool_post(w->domain->pool, t);
     }
-    w->meta.size_bytes = op->size_bytes;
-    w->meta.last_modified_s = LDR_TIME_UNKNOWN;
-    while (ldr_fields_next(op->meta.fields.p, op->meta.fields.len, &pos, &f))
-        if (!ldr_meta_add(&w->meta, f.tag, f.p, f.len)) {
-            settle(w); /* more metadata than a record holds: written, not cached */
-            return;
-        }
-    if (ldr_name_shortened(w->name) && !ldr_meta_add(&w->meta, LDR_TAG_KEY, w->name->text, w->name->text_len)) {
-        settle(w);
-        return;
-    }
-    t->run = keep_on_pool;
-    ldr_pool_post(w->domain->pool, t);
+}
+
+void ldr_write_sent(struct ldr_write *w)
+{
+    w->task.run = answered_on_ipc;
+    ldr_mailbox_post(&w->domain->ipc_box, &w->task);
 }
 
 static void store_answered(struct ldr_attempt *a)
 {
-    struct ldr_write *w = LDR_CONTAINER(a, struct ldr_write, attempt);
-
-    w->task.run = answered_on_ipc;
-    ldr_mailbox_post(&w->domain->ipc_box, &w->task);
+    ldr_write_sent(LDR_CONTAINER(a, struct ldr_write, attempt));
 }
 
 /* ---------- the intent is committed: send ---------- */
@@ -419,10 +302,14 @@ static void intended_on_ipc(struct ldr_task *t)
     if (w->change.kind) { /* no write without an intent */
         w->kind = ldr_fail(&w->err, LARDER_UNAVAILABLE, "could not note the write of \"%.200s\": %.200s", w->name->text,
                            w->change.err.msg);
+        if (w->ended)
+            w->ended(w);
         settle(w);
-        return;
+    } else if (w->send) {
+        w->send(w);
+    } else {
+        ldr_attempt_start(&w->attempt);
     }
-    ldr_attempt_start(&w->attempt);
 }
 
 static void intended_on_index(struct ldr_change *c)
@@ -443,8 +330,6 @@ static void intend(struct ldr_write *w)
     ldr_index_change(w->domain->index, &w->change);
 }
 
-static void seal_on_pool(struct ldr_task *t);
-
 static void sealed_on_ipc(struct ldr_task *t)
 {
     struct ldr_write *w = LDR_CONTAINER(t, struct ldr_write, task);
@@ -462,14 +347,14 @@ static void seal_on_pool(struct ldr_task *t)
 {
     struct ldr_write *w = LDR_CONTAINER(t, struct ldr_write, task);
 
-    w->kind = ldr_fill_seal(&w->body->fill, &w->err);
+    w->kind = ldr_body_seal(w->body, w->body->size, true, &w->err);
     t->run = sealed_on_ipc;
     ldr_mailbox_post(&w->domain->ipc_box, t);
 }
 
 /* ---------- begins ---------- */
 
-static bool join_known(struct ldr_uploads *u, uint64_t op_id, struct ldr_write_waiter *ww)
+bool ldr_write_join(struct ldr_uploads *u, uint64_t op_id, struct ldr_write_waiter *ww)
 {
     struct ldr_write *w;
 
@@ -479,7 +364,7 @@ static bool join_known(struct ldr_uploads *u, uint64_t op_id, struct ldr_write_w
         LL_APPEND(w->waiters, ww);
         return true;
     }
-    for (size_t i = 0; i < ENDED_MAX; i++)
+    for (size_t i = 0; i < LDR_ENDED_MAX; i++)
         if (u->ended[i].op_id == op_id && op_id) {
             struct ldr_write_result r = { .kind = u->ended[i].kind,
                                           .err = &u->ended[i].err,
@@ -492,114 +377,192 @@ static bool join_known(struct ldr_uploads *u, uint64_t op_id, struct ldr_write_w
     return false;
 }
 
-static enum larder_kind write_new(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *name,
-                                  struct ldr_write **out, struct larder_err *err)
+void ldr_op_about(struct ldr_op *op, const struct ldr_name *name, enum ldr_op_what what, int64_t deadline_ns)
+{
+    *op = (struct ldr_op){ .what = what,
+                           .backend = name->backend,
+                           .uri = name->text,
+                           .container = name->container,
+                           .key = name->key,
+                           .deadline_ns = deadline_ns,
+                           .fd = -1 };
+    ldr_meta_init(&op->meta);
+}
+
+enum larder_kind ldr_write_new(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *name,
+                               struct ldr_write **out, struct larder_err *err)
 {
     struct ldr_write *w = calloc(1, sizeof *w);
-    struct ldr_op *op;
 
     if (!w)
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
     w->op_id = op_id;
     w->domain = d;
     w->name = ldr_name_ref(name);
+    w->block_log2 = (uint8_t)__builtin_ctzll(d->cfg->block_size);
     ldr_meta_init(&w->meta);
-    op = &w->attempt.op;
-    ldr_meta_init(&op->meta);
-    op->backend = name->backend;
-    op->uri = w->name->text;
-    op->container = w->name->container;
-    op->key = w->name->key;
-    op->deadline_ns = deadline_ns;
-    op->fd = -1;
+    ldr_op_about(&w->attempt.op, name, LDR_OP_PUT, deadline_ns);
     w->attempt.counters = &d->counters;
     w->attempt.done = store_answered;
     *out = w;
     return LARDER_OK;
 }
 
-static enum larder_kind write_start(struct ldr_write *w, struct ldr_write_waiter *ww, struct larder_err *err)
+void ldr_write_enlist(struct ldr_write *w, struct ldr_write_waiter *ww)
 {
-    struct ldr_domain *d = w->domain;
-    enum larder_kind k = ldr_flight_write_begin(d, w->name, &w->key, err);
-
-    if (k) {
-        write_free(w);
-        return k;
-    }
-    HASH_ADD(hh, d->uploads->writes, op_id, sizeof w->op_id, w);
+    HASH_ADD(hh, w->domain->uploads->writes, op_id, sizeof w->op_id, w);
     ww->write = w;
     LL_APPEND(w->waiters, ww);
-    if (w->body && ldr_fill_is_open(&w->body->fill)) {
+}
+
+void ldr_write_give_up(struct ldr_write *w, enum larder_kind kind, const struct larder_err *err)
+{
+    w->kind = kind;
+    w->err = *err;
+    drop_linked(w);
+    write_answer(w);
+}
+
+void ldr_write_begin(struct ldr_write *w)
+{
+    struct ldr_domain *d = w->domain;
+    struct larder_err e;
+    enum larder_kind k = ldr_flight_write_begin(d, w->name, &w->key, &e);
+
+    if (k) {
+        if (w->ended) {
+            w->kind = k;
+            w->ended(w);
+        }
+        ldr_write_give_up(w, k, &e);
+    } else if (w->body && !w->body->sealed) {
         w->task.run = seal_on_pool;
         ldr_pool_post(d->pool, &w->task);
     } else {
         intend(w);
     }
+}
+
+/* ---------- what a writer may ask for ---------- */
+
+enum larder_kind ldr_write_conditions(const struct ldr_name *name, bool create_only, const char *if_match,
+                                      struct larder_err *err)
+{
+    const struct ldr_backend_ops *ops = name->backend->ops;
+
+    if (create_only && !(ops->caps & LDR_CAP_CREATE_ONLY))
+        return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot write only where nothing is", ops->kind);
+    if (if_match && *if_match && !(ops->caps & LDR_CAP_PUT_IF_MATCH))
+        return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot write only over a version that is named",
+                        ops->kind);
+    if (create_only && if_match && *if_match)
+        return ldr_fail(err, LARDER_INVALID, "write of \"%.200s\" where nothing is and over what is there", name->text);
     return LARDER_OK;
 }
 
-/* What names a version, or the object itself, is not the client's to say: the first field of a tag counts. */
-static bool fields_allowed(const uint8_t *fields, size_t len)
+/* The first field of a tag counts. */
+enum larder_kind ldr_write_fields(const struct ldr_name *name, const uint8_t *fields, size_t len,
+                                  struct larder_err *err)
 {
     struct ldr_field f;
     size_t pos = 0;
 
     while (ldr_fields_next(fields, len, &pos, &f))
         if (f.tag == LDR_TAG_VALIDATOR || f.tag == LDR_TAG_ETAG || f.tag == LDR_TAG_VERSION || f.tag == LDR_TAG_KEY)
-            return false;
-    return true;
+            return ldr_fail(err, LARDER_INVALID, "metadata of \"%.200s\" that only its store can give", name->text);
+    return LARDER_OK;
+}
+
+enum larder_kind ldr_write_validator(const char *etag, char **out, struct larder_err *err)
+{
+    size_t n = etag ? strlen(etag) : 0;
+    bool quoted = n >= 2 && etag[0] == '"' && etag[n - 1] == '"';
+    char *v = n ? malloc(n + 3) : NULL;
+
+    if (n && !v)
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    if (n && quoted) {
+        memcpy(v, etag, n + 1);
+    } else if (n) {
+        v[0] = '"';
+        memcpy(v + 1, etag, n);
+        v[n + 1] = '"';
+        v[n + 2] = '\0';
+    }
+    *out = v;
+    return LARDER_OK;
+}
+
+enum larder_kind ldr_write_is_put(struct ldr_write *w, const uint8_t *fields, size_t fields_len, bool create_only,
+                                  const char *if_match, struct larder_err *err)
+{
+    enum larder_kind k = ldr_write_conditions(w->name, create_only, if_match, err);
+    struct ldr_op *op = &w->attempt.op;
+
+    if (!k)
+        k = ldr_write_fields(w->name, fields, fields_len, err);
+    if (!k)
+        k = ldr_write_validator(if_match, &w->if_match, err);
+    if (k)
+        return k;
+    if (!ldr_buf_add(&w->meta.fields, fields, fields_len))
+        return ldr_fail(err, LARDER_LIMIT_EXCEEDED, "metadata of \"%.200s\" is larger than %llu bytes", w->name->text,
+                        (unsigned long long)LDR_META_MAX);
+    w->is_put = true;
+    op->put_meta = &w->meta;
+    op->create_only = create_only;
+    op->if_match = w->if_match;
+    w->attempt.once_sent_is_final = create_only || w->if_match; /* a second try would meet the first one's object */
+    return LARDER_OK;
+}
+
+/* ---------- puts, deletes, copies ---------- */
+
+static enum larder_kind put_body(struct ldr_write *w, const struct ldr_put_args *a, struct larder_err *err)
+{
+    struct ldr_op *op = &w->attempt.op;
+    enum larder_kind k;
+
+    if (a->upload_id) {
+        k = ldr_incoming_take(w->domain->uploads, a->upload_id, a->size, &w->body, err);
+        if (k)
+            return k;
+        op->size_bytes = w->body->size;
+        op->fd = ldr_body_fd(w->body);
+        return LARDER_OK;
+    }
+    w->bytes = malloc(a->data_len ? a->data_len : 1);
+    if (!w->bytes)
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    if (a->data_len)
+        memcpy(w->bytes, a->data, a->data_len);
+    w->bytes_len = a->data_len;
+    op->bytes = w->bytes;
+    op->size_bytes = w->bytes_len;
+    return LARDER_OK;
 }
 
 enum larder_kind ldr_upload_put(struct ldr_domain *d, const struct ldr_put_args *a, struct ldr_write_waiter *ww,
                                 struct larder_err *err)
 {
     struct ldr_write *w;
-    struct ldr_op *op;
     enum larder_kind k;
 
-    if (join_known(d->uploads, a->op_id, ww))
+    if (ldr_write_join(d->uploads, a->op_id, ww))
         return LARDER_OK;
-    if (a->create_only && !(a->name->backend->ops->caps & LDR_CAP_CREATE_ONLY))
-        return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot write only where nothing is",
-                        a->name->backend->ops->kind);
-    if (!fields_allowed(a->fields, a->fields_len))
-        return ldr_fail(err, LARDER_INVALID, "metadata of \"%.200s\" that only its store can give", a->name->text);
-    k = write_new(d, a->op_id, a->deadline_ns, a->name, &w, err);
+    k = ldr_write_new(d, a->op_id, a->deadline_ns, a->name, &w, err);
     if (k)
         return k;
-    w->is_put = true;
-    op = &w->attempt.op;
-    op->what = LDR_OP_PUT;
-    op->create_only = a->create_only;
-    w->attempt.once_sent_is_final = a->create_only; /* a second try would meet the first one's object */
-    if (a->upload_id) {
-        k = take_body(d->uploads, a->upload_id, a->size, &w->body, err);
-        if (!k) {
-            op->size_bytes = w->body->size;
-            op->fd = ldr_fill_is_open(&w->body->fill) ? w->body->fill.fd : w->body->memfd;
-        }
-    } else {
-        w->bytes = malloc(a->data_len ? a->data_len : 1);
-        if (!w->bytes) {
-            k = ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
-        } else {
-            if (a->data_len)
-                memcpy(w->bytes, a->data, a->data_len);
-            w->bytes_len = a->data_len;
-            op->bytes = w->bytes;
-            op->size_bytes = w->bytes_len;
-        }
-    }
-    if (!k && !ldr_buf_add(&w->meta.fields, a->fields, a->fields_len))
-        k = ldr_fail(err, LARDER_LIMIT_EXCEEDED, "metadata of \"%.200s\" is larger than %llu bytes", a->name->text,
-                     (unsigned long long)LDR_META_MAX);
+    k = ldr_write_is_put(w, a->fields, a->fields_len, a->create_only, a->if_match, err);
+    if (!k)
+        k = put_body(w, a, err);
     if (k) {
-        write_free(w);
+        ldr_write_free(w);
         return k;
     }
-    op->put_meta = &w->meta;
-    return write_start(w, ww, err);
+    ldr_write_enlist(w, ww);
+    ldr_write_begin(w);
+    return LARDER_OK;
 }
 
 enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *name,
@@ -608,30 +571,33 @@ enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t
     struct ldr_write *w;
     enum larder_kind k;
 
-    if (join_known(d->uploads, op_id, ww))
+    if (ldr_write_join(d->uploads, op_id, ww))
         return LARDER_OK;
-    k = write_new(d, op_id, deadline_ns, name, &w, err);
+    k = ldr_write_new(d, op_id, deadline_ns, name, &w, err);
     if (k)
         return k;
     w->attempt.op.what = LDR_OP_DELETE;
-    return write_start(w, ww, err);
+    ldr_write_enlist(w, ww);
+    ldr_write_begin(w);
+    return LARDER_OK;
 }
 
 enum larder_kind ldr_upload_copy(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *from,
                                  struct ldr_name *to, struct ldr_write_waiter *ww, struct larder_err *err)
 {
+    const struct ldr_backend_ops *ops = to->backend->ops;
     struct ldr_write *w;
     struct ldr_op *op;
     enum larder_kind k;
 
-    if (join_known(d->uploads, op_id, ww))
+    if (ldr_write_join(d->uploads, op_id, ww))
         return LARDER_OK;
     if (from->backend != to->backend)
         return ldr_fail(err, LARDER_UNSUPPORTED, "could not copy \"%.200s\" to \"%.200s\": they are of two stores",
                         from->text, to->text);
-    if (!to->backend->ops->copy)
-        return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot copy", to->backend->ops->kind);
-    k = write_new(d, op_id, deadline_ns, to, &w, err);
+    if (!ops->copy)
+        return ldr_fail(err, LARDER_UNSUPPORTED, "store \"%s\" cannot copy", ops->kind);
+    k = ldr_write_new(d, op_id, deadline_ns, to, &w, err);
     if (k)
         return k;
     w->from = ldr_name_ref(from);
@@ -640,7 +606,10 @@ enum larder_kind ldr_upload_copy(struct ldr_domain *d, uint64_t op_id, int64_t d
     op->from_uri = w->from->text;
     op->from_container = w->from->container;
     op->from_key = w->from->key;
-    return write_start(w, ww, err);
+    w->send = ops->copy_max && ops->upload ? ldr_copy_send : NULL;
+    ldr_write_enlist(w, ww);
+    ldr_write_begin(w);
+    return LARDER_OK;
 }
 
 void ldr_upload_leave(struct ldr_write_waiter *ww)
@@ -651,35 +620,144 @@ void ldr_upload_leave(struct ldr_write_waiter *ww)
     ww->write = NULL;
 }
 
+/* ---------- a container that is missing ---------- */
+
+struct making {
+    struct ldr_attempt attempt;
+    struct ldr_task task;
+    struct ldr_domain *domain;
+    struct ldr_name *name;
+    void (*done)(void *user, enum larder_kind kind, const struct larder_err *err);
+    void *user;
+};
+
+bool ldr_container_wanted(const struct ldr_domain *d, const struct ldr_name *name)
+{
+    if (!name->backend->ops->make_container)
+        return false;
+    if (d->cfg->multicontainer)
+        return true;
+    for (size_t i = 0; i < d->cfg->n_stores; i++) {
+        const struct ldr_store_slot *s = &d->cfg->stores[i];
+        size_t n = strlen(s->scheme);
+
+        if (s->container && !strncmp(name->text, s->scheme, n) && name->text[n] == ':')
+            return !strcmp(s->container, name->container);
+    }
+    return false;
+}
+
+static void made_on_ipc(struct ldr_task *t)
+{
+    struct making *m = LDR_CONTAINER(t, struct making, task);
+
+    if (!m->attempt.op.kind)
+        ldr_log(LDR_INFO, "upload", "made a container that was missing name=\"%s\"", m->name->container);
+    m->done(m->user, m->attempt.op.kind, &m->attempt.op.err);
+    ldr_meta_release(&m->attempt.op.meta);
+    ldr_name_unref(&m->name);
+    free(m);
+}
+
+static void made(struct ldr_attempt *a)
+{
+    struct making *m = LDR_CONTAINER(a, struct making, attempt);
+
+    m->task.run = made_on_ipc;
+    ldr_mailbox_post(&m->domain->ipc_box, &m->task);
+}
+
+void ldr_container_make(struct ldr_domain *d, struct ldr_name *name, int64_t deadline_ns,
+                        void (*done)(void *user, enum larder_kind kind, const struct larder_err *err), void *user)
+{
+    struct making *m = calloc(1, sizeof *m);
+    struct larder_err e;
+
+    if (!m) {
+        done(user, ldr_fail(&e, LARDER_NO_MEMORY, "out of memory"), &e);
+        return;
+    }
+    m->domain = d;
+    m->name = ldr_name_ref(name);
+    m->done = done;
+    m->user = user;
+    ldr_op_about(&m->attempt.op, m->name, LDR_OP_MAKE_CONTAINER, deadline_ns);
+    m->attempt.counters = &d->counters;
+    m->attempt.done = made;
+    ldr_attempt_start(&m->attempt);
+}
+
+/* ---------- all of them ---------- */
+
 enum larder_kind ldr_uploads_new(struct ldr_domain *d, struct ldr_uploads **out, struct larder_err *err)
 {
-    (void)d;
-    *out = calloc(1, sizeof **out);
-    return *out ? LARDER_OK : ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    struct ldr_uploads *u = calloc(1, sizeof *u);
+    pthread_condattr_t attr;
+
+    if (!u)
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    u->domain = d;
+    pthread_mutex_init(&u->mtx, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&u->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    *out = u;
+    return LARDER_OK;
 }
 
 bool ldr_uploads_idle(const struct ldr_uploads *u)
 {
-    return u->writes == NULL;
+    return u->writes == NULL && u->busy == 0;
 }
 
 bool ldr_uploads_open(const struct ldr_uploads *u)
 {
-    return u->bodies != NULL;
+    return u->incoming || u->stages;
 }
 
-void ldr_uploads_free(struct ldr_uploads **u)
+void ldr_uploads_look(struct ldr_uploads *u)
 {
-    struct ldr_body *b, *next;
-
-    if (!*u)
+    if (!u->quitting || u->n_stages)
         return;
-    assert(!(*u)->writes);
-    HASH_ITER(hh, (*u)->bodies, b, next)
-    {
-        HASH_DEL((*u)->bodies, b);
-        body_free(b);
-    }
-    free(*u);
-    *u = NULL;
+    pthread_mutex_lock(&u->mtx);
+    u->quit_done = true;
+    pthread_cond_signal(&u->cond);
+    pthread_mutex_unlock(&u->mtx);
+}
+
+static void quit_on_ipc(struct ldr_task *t)
+{
+    struct ldr_uploads *u = LDR_CONTAINER(t, struct ldr_uploads, quit);
+
+    u->quitting = true;
+    ldr_stages_quit(u);
+    ldr_uploads_look(u);
+}
+
+void ldr_uploads_quit(struct ldr_uploads *u, int64_t deadline_ns)
+{
+    struct timespec until = { .tv_sec = deadline_ns / LDR_NS_PER_S, .tv_nsec = deadline_ns % LDR_NS_PER_S };
+
+    u->quit.run = quit_on_ipc;
+    ldr_mailbox_post(&u->domain->ipc_box, &u->quit);
+    pthread_mutex_lock(&u->mtx);
+    while (!u->quit_done && !pthread_cond_timedwait(&u->cond, &u->mtx, &until))
+        ;
+    pthread_mutex_unlock(&u->mtx);
+}
+
+void ldr_uploads_free(struct ldr_uploads **pu)
+{
+    struct ldr_uploads *u = *pu;
+
+    *pu = NULL;
+    if (!u)
+        return;
+    assert(!u->writes && !u->busy);
+    ldr_incoming_free_all(u);
+    ldr_stages_free_all(u);
+    pthread_mutex_destroy(&u->mtx);
+    pthread_cond_destroy(&u->cond);
+    free(u);
 }

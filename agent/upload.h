@@ -1,4 +1,4 @@
-/* upload.h - step 10, the other way: puts, copies and deletes.
+/* upload.h - step 10, the other way: puts, copies and deletes. Uploads by blocks are in stage.h.
  *
  * A write, in order (docs/tour.md): hold the key (flights of it are detached) → commit an intent → one request to
  * the store → publish the new record, or remove the old one, in the commit that clears the intent → answer. Killed
@@ -34,24 +34,34 @@ struct ldr_put_args {
     const uint8_t *fields;    /* copied: content type, user metadata */
     size_t fields_len;
     bool create_only;
+    const char *if_match; /* ETag of the version that is replaced; NULL, "": any */
 };
 
 enum larder_kind ldr_uploads_new(struct ldr_domain *d, struct ldr_uploads **out, struct larder_err *err);
-void ldr_uploads_free(struct ldr_uploads **u); /* when no write is left */
+void ldr_uploads_free(struct ldr_uploads **u); /* when it is idle */
 bool ldr_uploads_idle(const struct ldr_uploads *u);
-/* Is the body of some put arriving in parts, so that time matters? */
+/* Is the body of some put arriving in parts or blocks, so that time matters? */
 bool ldr_uploads_open(const struct ldr_uploads *u);
+/* The agent is about to stop: give up what is not committed, while stores can still be told. Returns when that is done,
+ * or at the deadline (CLOCK_MONOTONIC). Main thread; the ipc thread runs. */
+void ldr_uploads_quit(struct ldr_uploads *u, int64_t deadline_ns);
 
 /* Start a put, or join the one with this op_id (a client's transport sent it again). Where it has ended already, `w` is
- * answered at once. On failure `w` waits for nothing and is not answered. INVALID: parts are missing. */
+ * answered at once. On failure `w` waits for nothing and is not answered. INVALID: parts are missing.
+ * UNSUPPORTED: a condition that the store does not keep. PRECONDITION (in the answer): another version is there. */
 enum larder_kind ldr_upload_put(struct ldr_domain *d, const struct ldr_put_args *args, struct ldr_write_waiter *w,
                                 struct larder_err *err);
 enum larder_kind ldr_upload_delete(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *name,
                                    struct ldr_write_waiter *w, struct larder_err *err);
-/* Copy within a store: a write of `to`, whose record goes, as the bytes never come here. UNSUPPORTED: `from` and `to` are
- * of two stores, or theirs cannot copy. */
+/* Copy within a store: a write of `to`, whose record goes, as the bytes never come here. One that is larger than a request
+ * of the store takes is copied in parts. UNSUPPORTED: `from` and `to` are of two stores, or theirs cannot copy. */
 enum larder_kind ldr_upload_copy(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, struct ldr_name *from,
                                  struct ldr_name *to, struct ldr_write_waiter *w, struct larder_err *err);
+/* Delete `n` objects, at most LDR_WIRE_MANY: each is a write of its own, but those of one container are one request
+ * where the store has such. `w[i]` is answered for `names[i]`, perhaps before this returns. NO_MEMORY: none is. */
+enum larder_kind ldr_upload_delete_many(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns,
+                                        struct ldr_name *const *names, size_t n, struct ldr_write_waiter *const *w,
+                                        struct larder_err *err);
 void ldr_upload_leave(struct ldr_write_waiter *w); /* the write goes on */
 
 /* A part of a body on its way into a file, on the pool. Embedded in a request. */
@@ -64,7 +74,7 @@ struct ldr_part {
     /* upload.c's */
     struct ldr_task task;
     struct ldr_domain *domain;
-    struct ldr_body *body;
+    struct ldr_incoming *body;
     enum larder_kind kind;
     struct larder_err err;
 };
@@ -72,7 +82,7 @@ struct ldr_part {
 /* Take a part. Parts come in order, or again; one of an upload at a time. OK: `p` is answered, perhaps before this
  * returns. Else it is not: INVALID; UNAVAILABLE: too many uploads are open. */
 enum larder_kind ldr_upload_part(struct ldr_domain *d, struct ldr_part *p, struct larder_err *err);
-void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id);
+void ldr_upload_abort(struct ldr_domain *d, uint64_t upload_id); /* also of an upload by blocks */
 /* Drop bodies of which nothing was heard for a minute. `now_ns`: CLOCK_MONOTONIC. */
 void ldr_upload_sweep(struct ldr_domain *d, int64_t now_ns);
 

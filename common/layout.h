@@ -16,14 +16,16 @@
 #define LDR_MAP_MAX     (UINT64_C(1) << 46)
 #define LDR_RETIRED     UINT64_MAX /* cur and floor of a generation that was given up: reopen by path */
 
-#define LDR_NAME_FORMAT "format"
-#define LDR_NAME_LOCK   "agent.lock"
-#define LDR_NAME_BLOCKS "blocks"
-#define LDR_NAME_FILL   "fill"
-#define LDR_NAME_IPC    "ipc"
-#define LDR_NAME_SOCKET "agent.sock"
-#define LDR_NAME_RW     "rw"
-#define LDR_NAME_TOUCH  "rw/touch"
+#define LDR_NAME_FORMAT  "format"
+#define LDR_NAME_LOCK    "agent.lock"
+#define LDR_NAME_BLOCKS  "blocks"
+#define LDR_NAME_FILL    "fill"
+#define LDR_NAME_IPC     "ipc"
+#define LDR_NAME_SOCKET  "agent.sock"
+#define LDR_NAME_RW      "rw"
+#define LDR_NAME_TOUCH   "rw/touch"
+#define LDR_NAME_STAGING "rw/staging" /* block files that clients fill */
+#define LDR_NAME_UPLOADS "uploads"    /* of the agent alone: writes in parts that a store may be left with */
 
 /* gen-N/hdr: mapped by clients, PROT_READ. Complete before `format` names its generation. */
 struct ldr_hdr {

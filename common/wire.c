@@ -19,6 +19,17 @@ static enum larder_kind invalid(struct larder_err *err, const char *what)
     return ldr_fail(err, LARDER_INVALID, "request with a malformed %s", what);
 }
 
+/* It goes into a header of a store's request. */
+static bool header_ok(const char *text, bool spaces)
+{
+    size_t n = strnlen(text, LDR_WIRE_HEADER_MAX + 1);
+
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)text[i] < (spaces ? 0x20 : 0x21) || text[i] == 0x7f)
+            return false;
+    return n <= LDR_WIRE_HEADER_MAX;
+}
+
 static enum larder_kind check_put(const Larder__Wire__Put *m, struct larder_err *err)
 {
     if (!key_ok(m->key))
@@ -30,6 +41,8 @@ static enum larder_kind check_put(const Larder__Wire__Put *m, struct larder_err 
     if (m->data.len > LDR_WIRE_PART || (m->upload_id == 0 && m->size != m->data.len) ||
         (m->upload_id != 0 && m->data.len))
         return invalid(err, "body");
+    if (!header_ok(m->if_match, false))
+        return invalid(err, "condition");
     return ldr_fields_valid(m->fields.data, m->fields.len) ? LARDER_OK : invalid(err, "list of fields");
 }
 
@@ -39,6 +52,57 @@ static enum larder_kind check_part(const Larder__Wire__PutPart *m, struct larder
         m->data.len > m->size - m->offset)
         return invalid(err, "part");
     return LARDER_OK;
+}
+
+static enum larder_kind check_open(const Larder__Wire__UploadOpen *m, struct larder_err *err)
+{
+    if (!key_ok(m->key))
+        return invalid(err, "key");
+    if (m->upload_id == 0 || (m->size && !m->size_known))
+        return invalid(err, "upload");
+    if (m->size > LDR_OBJECT_SIZE_MAX)
+        return ldr_fail(err, LARDER_LIMIT_EXCEEDED, "could not write \"%.200s\": no object has more than %llu bytes",
+                        m->key, (unsigned long long)LDR_OBJECT_SIZE_MAX);
+    if (!header_ok(m->if_match, false))
+        return invalid(err, "condition");
+    return ldr_fields_valid(m->fields.data, m->fields.len) ? LARDER_OK : invalid(err, "list of fields");
+}
+
+/* Of a message about an upload by blocks. */
+static enum larder_kind check_block(uint64_t upload_id, uint32_t block, uint64_t at, uint64_t len,
+                                    struct larder_err *err)
+{
+    if (upload_id == 0 || block >= LDR_WIRE_BLOCKS || at > LDR_OBJECT_SIZE_MAX || len > LDR_OBJECT_SIZE_MAX)
+        return invalid(err, "block of an upload");
+    return LARDER_OK;
+}
+
+static enum larder_kind check_keys(char *const *key, size_t n, struct larder_err *err)
+{
+    if (n > LDR_WIRE_MANY)
+        return invalid(err, "number of keys");
+    for (size_t i = 0; i < n; i++)
+        if (!key_ok(key[i]))
+            return invalid(err, "key");
+    return LARDER_OK;
+}
+
+static enum larder_kind check_sign(const Larder__Wire__Sign *m, struct larder_err *err)
+{
+    if (!key_ok(m->key))
+        return invalid(err, "key");
+    if (m->lifetime_s == 0 || m->lifetime_s > INT32_MAX)
+        return invalid(err, "lifetime");
+    if (!header_ok(m->content_md5, false) || !header_ok(m->content_type, true))
+        return invalid(err, "header");
+    return LARDER_OK;
+}
+
+/* It becomes a path below rw/staging. */
+static bool staging_ok(const Larder__Wire__Staging *m)
+{
+    return strnlen(m->name, LDR_WIRE_STAGING_MAX + 1) <= LDR_WIRE_STAGING_MAX && m->name[0] != '.' &&
+           !strchr(m->name, '/') && m->size > 0 && m->size <= LDR_OBJECT_SIZE_MAX && m->block < LDR_WIRE_BLOCKS;
 }
 
 static bool page_ok(const Larder__Wire__Page *p)
@@ -104,10 +168,30 @@ enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_reque
         k = key_ok(r->delete_->key) ? LARDER_OK : invalid(err, "key");
         break;
     case LARDER__WIRE__REQUEST__BODY_GET_MANY:
-        k = r->get_many->n_key <= LDR_WIRE_MANY ? LARDER_OK : invalid(err, "number of keys");
-        for (size_t i = 0; i < r->get_many->n_key && !k; i++)
-            if (!key_ok(r->get_many->key[i]))
-                k = invalid(err, "key");
+        k = check_keys(r->get_many->key, r->get_many->n_key, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_DELETE_MANY:
+        k = check_keys(r->delete_many->key, r->delete_many->n_key, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_OPEN:
+        k = check_open(r->upload_open, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_BLOCK:
+        k = check_block(r->upload_block->upload_id, r->upload_block->block, 0, 0, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_DATA:
+        k = check_block(r->upload_data->upload_id, r->upload_data->block, r->upload_data->offset, 0, err);
+        if (!k && r->upload_data->data.len > LDR_WIRE_PART)
+            k = invalid(err, "part");
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_SEAL:
+        k = check_block(r->upload_seal->upload_id, r->upload_seal->block, 0, r->upload_seal->length, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_UPLOAD_COMMIT:
+        k = check_block(r->upload_commit->upload_id, 0, 0, r->upload_commit->size, err);
+        break;
+    case LARDER__WIRE__REQUEST__BODY_SIGN:
+        k = check_sign(r->sign, err);
         break;
     case LARDER__WIRE__REQUEST__BODY_LIST:
         k = check_list(r->list, err);
@@ -142,6 +226,7 @@ enum larder_kind ldr_wire_unpack_reply(const void *p, size_t n, ldr_wire_reply *
     if (!id_ok(r->object_id) ||
         (r->body_case == LARDER__WIRE__REPLY__BODY_BYTES && r->bytes->data.len > LDR_WIRE_CHUNK) ||
         (r->body_case == LARDER__WIRE__REPLY__BODY_PAGE && !page_ok(r->page)) ||
+        (r->body_case == LARDER__WIRE__REPLY__BODY_STAGING && !staging_ok(r->staging)) ||
         (r->body_case == LARDER__WIRE__REPLY__BODY_MANY && !many_ok(r->many))) {
         larder__wire__reply__free_unpacked(r, NULL);
         return ldr_fail(err, LARDER_UNAVAILABLE, "the agent's answer makes no sense");

@@ -9,7 +9,10 @@
 
 #include "larder.pb-c.h"
 
-#define LDR_WIRE_PROTOCOL 1
+#define LDR_WIRE_PROTOCOL    1
+#define LDR_WIRE_HEADER_MAX  2048  /* bytes of a text that becomes a header of a store's request */
+#define LDR_WIRE_BLOCKS      10000 /* of one upload */
+#define LDR_WIRE_STAGING_MAX 64    /* bytes of the name of a staged file */
 
 typedef Larder__Wire__Request ldr_wire_request; /* protobuf-c's own typedefs, under our names */
 typedef Larder__Wire__Reply ldr_wire_reply;

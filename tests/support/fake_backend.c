@@ -8,9 +8,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define ANSWERS_MAX 16
 #define HELD_MAX    256
+
+struct object {
+    struct object *next;
+    char *uri;
+    uint8_t *bytes;
+    uint64_t size;
+};
+
+struct upload {
+    struct upload *next;
+    char id[32];
+    char *uri;
+    struct object *part[64];
+};
 
 struct fake_backend {
     struct ldr_backend base;
@@ -25,6 +40,11 @@ struct fake_backend {
     struct ldr_op *held[HELD_MAX];
     size_t n_held;
     bool hold, any;
+    int hold_only; /* -1: all */
+    bool keeps, lost;
+    struct object *objects;
+    struct upload *uploads;
+    unsigned n_uploads;
     uint64_t any_size;
     unsigned any_fail_every, any_count;
 };
@@ -68,6 +88,8 @@ static struct fake_answer pick(struct fake_backend *f, const struct ldr_op *op)
         a = f->answers[op->what][f->next[op->what]];
         if (f->next[op->what] + 1 < f->n_answers[op->what])
             f->next[op->what]++;
+    } else if (f->keeps && (op->what >= LDR_OP_UPLOAD_BEGIN || op->what == LDR_OP_PUT)) {
+        a = (struct fake_answer){ .validator = "\"kept\"" };
     }
     pthread_mutex_unlock(&f->mtx);
     return a;
@@ -141,6 +163,206 @@ static void list(struct ldr_op *op, const struct fake_answer *a)
         abort();
 }
 
+/* ---- what is written ---- */
+
+static void object_free(struct object *o)
+{
+    if (o) {
+        free(o->uri);
+        free(o->bytes);
+        free(o);
+    }
+}
+
+static struct object *object_new(const char *uri, uint64_t size)
+{
+    struct object *o = calloc(1, sizeof *o);
+
+    if (!o || !(o->uri = strdup(uri)) || !(o->bytes = malloc(size + 1)))
+        abort();
+    o->size = size;
+    return o;
+}
+
+static struct object *object_of_op(const struct ldr_op *op)
+{
+    struct object *o = object_new(op->uri, op->size_bytes);
+
+    if (op->bytes && op->size_bytes)
+        memcpy(o->bytes, op->bytes, op->size_bytes);
+    else if (op->size_bytes && pread(op->fd, o->bytes, op->size_bytes, 0) != (ssize_t)op->size_bytes)
+        abort(); /* shorter than was said */
+    return o;
+}
+
+/* Under mtx, as those that follow. */
+static struct object **object_find(struct fake_backend *f, const char *uri)
+{
+    struct object **at = &f->objects;
+
+    while (*at && strcmp((*at)->uri, uri))
+        at = &(*at)->next;
+    return at;
+}
+
+static void object_set(struct fake_backend *f, struct object *o)
+{
+    struct object **at = object_find(f, o->uri), *old = *at;
+
+    o->next = old ? old->next : NULL;
+    *at = o;
+    object_free(old);
+}
+
+static struct upload **upload_find(struct fake_backend *f, const char *id)
+{
+    struct upload **at = &f->uploads;
+
+    while (*at && strcmp((*at)->id, id))
+        at = &(*at)->next;
+    return at;
+}
+
+static void upload_drop(struct upload **at)
+{
+    struct upload *u = *at;
+
+    *at = u->next;
+    for (size_t i = 0; i < LDR_ARRAY_LEN(u->part); i++)
+        object_free(u->part[i]);
+    free(u->uri);
+    free(u);
+}
+
+static void upload_begin(struct fake_backend *f, struct ldr_op *op)
+{
+    struct upload *u = calloc(1, sizeof *u);
+
+    if (!u || !(u->uri = strdup(op->uri)))
+        abort();
+    snprintf(u->id, sizeof u->id, "upload-%u", ++f->n_uploads);
+    strcpy(op->upload->id, u->id);
+    op->upload->algo = LDR_SUM_NONE;
+    u->next = f->uploads;
+    f->uploads = u;
+}
+
+static enum larder_kind upload_part(struct fake_backend *f, struct ldr_op *op)
+{
+    struct upload *u = *upload_find(f, op->upload->id);
+    struct object *source, *o;
+
+    if (op->upload->part_size == 0)
+        abort();
+    if (!u || op->part == 0 || op->part > LDR_ARRAY_LEN(u->part))
+        return ldr_fail_http(&op->err, LARDER_NOT_FOUND, 404, "no such upload, or part");
+    if (op->what == LDR_OP_UPLOAD_PART) {
+        o = object_of_op(op);
+    } else {
+        source = *object_find(f, op->from_uri);
+        if (!source || op->offset + op->length > source->size)
+            return ldr_fail_http(&op->err, LARDER_NOT_FOUND, 404, "no such source");
+        o = object_new(op->uri, op->length);
+        memcpy(o->bytes, source->bytes + op->offset, op->length);
+    }
+    object_free(u->part[op->part - 1]);
+    u->part[op->part - 1] = o;
+    op->upload->parts[op->part - 1].size = o->size;
+    snprintf(op->upload->parts[op->part - 1].etag, 72, "\"part-%u\"", op->part);
+    return LARDER_OK;
+}
+
+static enum larder_kind upload_end(struct fake_backend *f, struct ldr_op *op)
+{
+    struct upload **at = upload_find(f, op->upload->id), *u = *at;
+    struct object *o = object_new(op->uri, op->size_bytes);
+    uint64_t size = 0;
+
+    if (!u) {
+        object_free(o);
+        return ldr_fail_http(&op->err, LARDER_NOT_FOUND, 404, "no such upload");
+    }
+    for (uint32_t i = 0; i < op->upload->n_parts; i++) {
+        const struct object *p = u->part[i];
+
+        if (!p || size + p->size > o->size || (i + 1 < op->upload->n_parts && p->size < f->ops.part_min) ||
+            op->upload->parts[i].size != p->size)
+            abort(); /* a store would refuse: a bug of whoever sends */
+        memcpy(o->bytes + size, p->bytes, p->size);
+        size += p->size;
+    }
+    if (size != o->size)
+        abort();
+    object_set(f, o);
+    upload_drop(at);
+    return LARDER_OK;
+}
+
+static enum larder_kind carry_out(struct fake_backend *f, struct ldr_op *op)
+{
+    enum larder_kind k = LARDER_OK;
+    struct upload **at;
+
+    pthread_mutex_lock(&f->mtx);
+    switch (op->what) {
+    case LDR_OP_PUT:
+        object_set(f, object_of_op(op));
+        break;
+    case LDR_OP_UPLOAD_BEGIN:
+        upload_begin(f, op);
+        break;
+    case LDR_OP_UPLOAD_PART:
+    case LDR_OP_UPLOAD_COPY:
+        k = upload_part(f, op);
+        break;
+    case LDR_OP_UPLOAD_END:
+        k = upload_end(f, op);
+        break;
+    case LDR_OP_UPLOAD_ABORT:
+        at = upload_find(f, op->upload->id);
+        if (*at)
+            upload_drop(at);
+        break;
+    default:
+        break;
+    }
+    pthread_mutex_unlock(&f->mtx);
+    return k;
+}
+
+static void delete_items(struct ldr_op *op)
+{
+    for (size_t i = 0; i < op->n_items; i++)
+        if (!strncmp(op->items[i].key, "denied", 6)) {
+            op->items[i].kind = LARDER_DENIED;
+            snprintf(op->items[i].why, sizeof op->items[i].why, "the fake store denies \"%.100s\"", op->items[i].uri);
+        }
+}
+
+static void sign(struct ldr_op *op)
+{
+    struct ldr_signing *s = op->sign;
+
+    ldr_buf_addf(&s->url, "https://fake/%s?%s&t=%lld", op->key, s->put ? "put" : "get", (long long)s->lifetime_s);
+    if (s->content_md5)
+        ldr_buf_addf(&s->headers, "Content-MD5: %s\n", s->content_md5);
+    if (s->content_type)
+        ldr_buf_addf(&s->headers, "Content-Type: %s\n", s->content_type);
+    s->expires_s = 1700000000 + s->lifetime_s;
+}
+
+static bool container_lost(struct fake_backend *f, struct ldr_op *op)
+{
+    bool lost;
+
+    pthread_mutex_lock(&f->mtx);
+    if (op->what == LDR_OP_MAKE_CONTAINER)
+        f->lost = false;
+    lost = f->lost && (op->what == LDR_OP_PUT || op->what == LDR_OP_COPY || op->what == LDR_OP_UPLOAD_BEGIN);
+    pthread_mutex_unlock(&f->mtx);
+    return lost;
+}
+
 static void answer(struct fake_backend *f, struct ldr_op *op)
 {
     struct fake_answer a = pick(f, op);
@@ -148,17 +370,28 @@ static void answer(struct fake_backend *f, struct ldr_op *op)
 
     op->requests++;
     op->retry_after_ms = a.retry_after_ms;
-    op->sent = a.sent || (!k && (op->what == LDR_OP_PUT || op->what == LDR_OP_DELETE || op->what == LDR_OP_COPY));
-    if (k) {
+    op->throttled = a.throttled;
+    op->sent = a.sent || (!k && op->what != LDR_OP_GET && op->what != LDR_OP_HEAD && op->what != LDR_OP_LIST);
+    if (!k && container_lost(f, op)) {
+        op->no_container = true;
+        op->sent = false;
+        k = ldr_fail_http(&op->err, LARDER_NOT_FOUND, 404, "there is no container \"%s\"", op->container);
+    } else if (k) {
         ldr_fail_http(&op->err, k, a.http, "the fake store says %s", larder_kind_name(k));
     } else if (op->what == LDR_OP_GET) {
         k = deliver(op, &a);
     } else if (op->what == LDR_OP_LIST) {
         list(op, &a);
+    } else if (op->what == LDR_OP_DELETE_MANY) {
+        delete_items(op);
+    } else if (op->what == LDR_OP_SIGN) {
+        sign(op);
     } else {
-        if (op->what == LDR_OP_PUT)
+        k = f->keeps ? carry_out(f, op) : LARDER_OK;
+        if (op->what == LDR_OP_PUT || op->what == LDR_OP_UPLOAD_END)
             a.size = op->size_bytes;
-        describe(op, &a);
+        if (!k)
+            describe(op, &a);
     }
     ldr_op_done(op, k);
 }
@@ -174,7 +407,8 @@ static void arrived(struct ldr_backend *b, struct ldr_op *op)
         f->on_op(f->user, op);
     pthread_mutex_lock(&f->mtx);
     f->seen[op->what]++;
-    hold = f->hold && f->n_held < HELD_MAX && !ldr_net_stopping(f->base.env.net);
+    hold = f->hold && (f->hold_only < 0 || f->hold_only == (int)op->what) && f->n_held < HELD_MAX &&
+           !ldr_net_stopping(f->base.env.net);
     if (hold)
         f->held[f->n_held++] = op;
     pthread_mutex_unlock(&f->mtx);
@@ -222,6 +456,14 @@ void fake_free(struct fake_backend **f)
 {
     if (!*f)
         return;
+    while ((*f)->uploads)
+        upload_drop(&(*f)->uploads);
+    while ((*f)->objects) {
+        struct object *o = (*f)->objects;
+
+        (*f)->objects = o->next;
+        object_free(o);
+    }
     pthread_mutex_destroy(&(*f)->mtx);
     free(*f);
     *f = NULL;
@@ -256,6 +498,64 @@ void fake_caps(struct fake_backend *f, unsigned caps)
 void fake_no_copy(struct fake_backend *f)
 {
     f->ops.copy = NULL;
+}
+
+void fake_takes_parts(struct fake_backend *f, uint64_t part_min, uint64_t part_max)
+{
+    f->ops.upload = arrived;
+    f->ops.part_min = part_min;
+    f->ops.part_max = part_max;
+    f->keeps = true;
+}
+
+void fake_deletes_many(struct fake_backend *f)
+{
+    f->ops.delete_many = arrived;
+}
+
+void fake_signs(struct fake_backend *f)
+{
+    f->ops.sign = arrived;
+}
+
+void fake_makes_containers(struct fake_backend *f)
+{
+    f->ops.make_container = arrived;
+}
+
+void fake_copy_max(struct fake_backend *f, uint64_t bytes)
+{
+    f->ops.copy_max = bytes;
+}
+
+void fake_lose_containers(struct fake_backend *f)
+{
+    pthread_mutex_lock(&f->mtx);
+    f->lost = true;
+    pthread_mutex_unlock(&f->mtx);
+}
+
+unsigned fake_open_uploads(struct fake_backend *f)
+{
+    const struct upload *u;
+    unsigned n = 0;
+
+    pthread_mutex_lock(&f->mtx);
+    for (u = f->uploads; u; u = u->next)
+        n++;
+    pthread_mutex_unlock(&f->mtx);
+    return n;
+}
+
+const uint8_t *fake_object(struct fake_backend *f, const char *uri, uint64_t *size)
+{
+    const struct object *o;
+
+    pthread_mutex_lock(&f->mtx);
+    o = *object_find(f, uri);
+    pthread_mutex_unlock(&f->mtx);
+    *size = o ? o->size : 0;
+    return o ? o->bytes : NULL;
 }
 
 void fake_serve_any(struct fake_backend *f, uint64_t size, unsigned fail_every)
@@ -312,9 +612,18 @@ void fake_hold(struct fake_backend *f, bool hold)
 {
     pthread_mutex_lock(&f->mtx);
     f->hold = hold;
+    f->hold_only = -1;
     pthread_mutex_unlock(&f->mtx);
     while (!hold && fake_let(f)) {
     }
+}
+
+void fake_hold_only(struct fake_backend *f, enum ldr_op_what what)
+{
+    pthread_mutex_lock(&f->mtx);
+    f->hold = true;
+    f->hold_only = (int)what;
+    pthread_mutex_unlock(&f->mtx);
 }
 
 unsigned fake_seen(struct fake_backend *f, enum ldr_op_what what)

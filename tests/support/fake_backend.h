@@ -10,6 +10,7 @@ struct fake_answer {
     enum larder_kind kind; /* OK: `body` and its metadata are given; else failed with this */
     int http;
     uint32_t retry_after_ms;
+    bool throttled;
     bool sent;               /* op->sent; an OK put or delete always was */
     const void *body;        /* get, head; borrowed for the life of the store */
     uint64_t size;           /* of the object */
@@ -38,6 +39,22 @@ void fake_silence(struct fake_backend *f, enum ldr_op_what what);
 void fake_caps(struct fake_backend *f, unsigned caps);
 /* Without the slot: it cannot copy. Before its first op. */
 void fake_no_copy(struct fake_backend *f);
+
+/* It takes uploads in parts and keeps what is written: an op of an upload, or a put, that the script does not fail is
+ * carried out. Before its first op. An upload that was begun and neither ended nor aborted is open. */
+void fake_takes_parts(struct fake_backend *f, uint64_t part_min, uint64_t part_max);
+unsigned fake_open_uploads(struct fake_backend *f);
+/* The bytes that were written; NULL: none, or nothing. Valid until the next write. */
+const uint8_t *fake_object(struct fake_backend *f, const char *uri, uint64_t *size);
+/* It has these slots, too: many deletes in one request (each is OK but for keys that begin with "denied"), signed URLs,
+ * containers that are made. Before its first op. */
+void fake_deletes_many(struct fake_backend *f);
+void fake_signs(struct fake_backend *f);
+void fake_makes_containers(struct fake_backend *f);
+/* Largest object that one copy takes. Before its first op. */
+void fake_copy_max(struct fake_backend *f, uint64_t bytes);
+/* Its containers are missing (puts, begins and copies say so) until one is made. */
+void fake_lose_containers(struct fake_backend *f);
 /* Answer get and head with bytes made from the key, checked by fake_body_is(); put, copy and delete are OK. Of `fail_every`
  * ops (0: none) one fails with UNAVAILABLE after it was sent. For stress. */
 void fake_serve_any(struct fake_backend *f, uint64_t size, unsigned fail_every);
@@ -50,6 +67,8 @@ void fake_on_op(struct fake_backend *f, void (*on_op)(void *user, const struct l
 
 /* From now on ops wait for fake_let(); false: those that wait go, and later ones are answered at once. */
 void fake_hold(struct fake_backend *f, bool hold);
+/* The same, for ops of one kind. */
+void fake_hold_only(struct fake_backend *f, enum ldr_op_what what);
 /* Let the oldest op that waits go. False: there is none. */
 bool fake_let(struct fake_backend *f);
 /* Ops that ever arrived, and that wait now. */

@@ -298,7 +298,7 @@ Test(cfg, without_a_file_a_laptop_has_a_local_store_and_a_small_cache)
     cr_expect(same(cfg->cache_dir, "/home/me/.cache/larder") && same(cfg->endpoint, "/home/me/.cache/larder/ipc"));
     cr_expect(cfg->max_size.bytes == 10 * LDR_GIB && cfg->max_size.percent == 10);
     cr_expect(cfg->min_free.percent == 5 && cfg->min_free_inodes.percent == 10 && cfg->inline_size.percent == 10);
-    cr_expect(cfg->block_size == 8 * LDR_MIB && cfg->inline_limit == 16368 && cfg->max_files == 1000000);
+    cr_expect(cfg->block_size == 8 * LDR_MIB && cfg->inline_limit == 20464 && cfg->max_files == 1000000);
     cr_expect(cfg->net_threads == 1 && cfg->connections_per_host == 32 && !cfg->has_group);
     cr_expect(cfg->log_level == LDR_INFO && !cfg->log_json && !cfg->multicontainer);
     cr_assert(cfg->n_stores == 3 && cfg->stores[0].primary && !cfg->stores[1].primary);
@@ -474,7 +474,7 @@ Test(cfg, an_unknown_key_is_refused_with_the_nearest_name)
     expect_error("storage: {type: mem, enable_multicontainer: true}",
                  "larder.yaml:1: storage.enable_multicontainer: unknown key; did you mean \"enable-multicontainer\"?");
     expect_error("larder: {prefixes: [{match: \"s3://\", freshness: immutable, prio: 1}]}",
-                 "larder.yaml:1: larder.prefixes[0].prio: unknown key (match, freshness)");
+                 "larder.yaml:1: larder.prefixes[0].prio: unknown key (match, freshness, writes)");
     free(refuse("larder: {\"cache.dir\": /a}")); /* a second spelling of larder.cache.dir it is not */
     free(refuse("larder: {\"prefixes[]\": {match: x}}"));
     free(refuse("larder: {\"\": 1}"));
@@ -702,6 +702,43 @@ Test(cfg, a_scheme_that_cannot_be_served_is_refused)
                  "larder.yaml:1: storage.schemes: is a list, where a map is accepted (NAME: {\xE2\x80\xA6})");
 }
 
+static const char *setting_of(const struct ldr_cfg *cfg, const char *name)
+{
+    for (size_t i = 0; i < cfg->stores[0].n_config; i++)
+        if (!strcmp(cfg->stores[0].config[i].name, name))
+            return cfg->stores[0].config[i].value;
+    return "";
+}
+
+Test(cfg, signed_urls_may_have_an_address_of_their_own)
+{
+    static const char base[] = "storage: {type: s3, container: b, stow: {config: {region: r}}, "
+                               "signedUrl: {stowConfigOverride: ";
+    static const struct {
+        const char *given, *endpoint, *region;
+        size_t warnings;
+    } t[] = { { "{endpoint: \"https://f\"}", "https://f", "", 0 },
+              { "{endpoint: f, disable_ssl: \"true\", region: q}", "http://f", "q", 0 },
+              { "{endpoint: f, disable_ssl: \"false\"}", "https://f", "", 0 },
+              { "{endpoint: \"http://f\", disable_ssl: \"false\"}", "http://f", "", 0 },
+              { "{endpoint: f, secret_key: hunter2}", "f", "", 1 },
+              { "{region: q}", "", "", 1 },
+              { "{}", "", "", 0 } };
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(t); i++) {
+        char text[512];
+        struct ldr_cfg *cfg;
+
+        snprintf(text, sizeof text, "%s%s}}\n", base, t[i].given);
+        cfg = load(text);
+        cr_expect(!strcmp(setting_of(cfg, "signing_endpoint"), t[i].endpoint), "%s", t[i].given);
+        cr_expect(!strcmp(setting_of(cfg, "signing_region"), t[i].region), "%s", t[i].given);
+        cr_expect(cfg->n_warnings == t[i].warnings, "%s", t[i].given);
+        cr_expect(!cfg->n_warnings || !strstr(cfg->warnings[0], "hunter2"), "%s", t[i].given);
+        ldr_cfg_free(&cfg);
+    }
+}
+
 Test(cfg, settings_of_later_parts_are_checked_and_give_one_warning_each)
 {
     struct ldr_cfg *cfg =
@@ -801,6 +838,28 @@ Test(cfg, the_longest_prefix_wins_and_the_rest_is_ttl_60s)
     cr_expect(ldr_cfg_prefix(cfg, "file://c/k")->ttl_ns == 60 * LDR_NS_PER_S && ldr_cfg_prefix(cfg, "")->line == 0);
     cr_expect(cfg->n_warnings == 0);
     ldr_cfg_free(&cfg);
+}
+
+Test(cfg, a_prefix_says_whether_writes_go_into_the_cache)
+{
+    struct ldr_cfg *cfg = load("larder:\n"
+                               "  prefixes:\n"
+                               "    - {match: \"s3://a/\", freshness: always, writes: skip}\n"
+                               "    - {match: \"s3://b/\", freshness: immutable, writes: keep}\n"
+                               "    - {match: \"s3://\", freshness: ttl 5s}\n");
+    char *text = ldr_cfg_explain(cfg), *errors;
+
+    cr_expect(ldr_cfg_prefix(cfg, "s3://a/k")->skip_writes);
+    cr_expect(!ldr_cfg_prefix(cfg, "s3://b/k")->skip_writes);
+    cr_expect(!ldr_cfg_prefix(cfg, "s3://c/k")->skip_writes);
+    cr_expect(!ldr_cfg_prefix(cfg, "mem://c/k")->skip_writes);
+    cr_expect(strstr(text, "freshness: always, writes: skip}") != NULL, "%s", text);
+    cr_expect(strstr(text, "freshness: immutable}") != NULL, "%s", text);
+    free(text);
+    ldr_cfg_free(&cfg);
+    errors = refuse("larder:\n  prefixes: [{match: \"s3://\", freshness: always, writes: maybe}]\n");
+    cr_expect(strstr(errors, "writes") && strstr(errors, "keep, skip"), "%s", errors);
+    free(errors);
 }
 
 Test(cfg, a_prefix_that_can_match_nothing_is_refused)

@@ -811,6 +811,14 @@ Test(upload, a_part_that_could_not_be_written_costs_the_body_and_is_never_put_tw
 
 /* ---- conditions ---- */
 
+static char condition[64];
+
+static void look_at_condition(void *user, const struct ldr_op *op)
+{
+    (void)user;
+    snprintf(condition, sizeof condition, "%s", op->if_match ? op->if_match : "none");
+}
+
 Test(upload, create_only_is_refused_where_the_store_cannot_promise_it)
 {
     struct writer *a = put_args(KEY, (struct ldr_put_args){ .create_only = true });
@@ -820,6 +828,212 @@ Test(upload, create_only_is_refused_where_the_store_cannot_promise_it)
     cr_expect(not(a->answered));
     cr_expect(eq(uint, fake_seen(f.store, LDR_OP_PUT), 0), "never sent without the condition");
     free(a);
+}
+
+Test(upload, if_match_reaches_the_store_as_it_compares_it_or_is_refused)
+{
+    struct writer *a = put_args(KEY, (struct ldr_put_args){ .if_match = "abc" });
+
+    cr_expect(eq(int, a->started, LARDER_UNSUPPORTED));
+    free(a);
+    fake_caps(f.store, LDR_CAP_PUT_IF_MATCH);
+    fake_on_op(f.store, look_at_condition, NULL);
+    fake_say(f.store, LDR_OP_PUT, FAIL(PRECONDITION, 412, true));
+    cr_expect(eq(int, end(put_args(KEY, (struct ldr_put_args){ .if_match = "abc" })), LARDER_PRECONDITION));
+    cr_expect(eq(str, condition, "\"abc\""));
+    fake_silence(f.store, LDR_OP_PUT);
+    fake_say(f.store, LDR_OP_PUT, good);
+    cr_expect(eq(int, end(put_args(KEY, (struct ldr_put_args){ .if_match = "\"q\"" })), LARDER_OK));
+    cr_expect(eq(str, condition, "\"q\""));
+    cr_expect(eq(int, end(put_args(KEY, (struct ldr_put_args){ .if_match = "" })), LARDER_OK));
+    cr_expect(eq(str, condition, "none"));
+}
+
+Test(upload, a_conditional_put_that_may_have_happened_is_not_sent_again)
+{
+    fake_caps(f.store, LDR_CAP_PUT_IF_MATCH);
+    fake_say(f.store, LDR_OP_PUT, FAIL(UNAVAILABLE, 0, true));
+    cr_expect(eq(int, end(put_args(KEY, (struct ldr_put_args){ .if_match = "abc" })), LARDER_OUTCOME_UNKNOWN));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_PUT), 1));
+}
+
+/* ---- containers, policies ---- */
+
+Test(upload, a_container_that_is_missing_is_made_for_a_put_and_a_copy)
+{
+    fake_makes_containers(f.store);
+    f.slot.container = (char *)"b";
+    fake_say(f.store, LDR_OP_PUT, good);
+    fake_say(f.store, LDR_OP_COPY, good);
+    fake_say(f.store, LDR_OP_MAKE_CONTAINER, good);
+    fake_lose_containers(f.store);
+    cr_expect(eq(int, end(put("x")), LARDER_OK));
+    cr_expect(holds("x"));
+    fake_lose_containers(f.store);
+    cr_expect(eq(int, end(copy_from("mem://b/other", next_op++)), LARDER_OK));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_MAKE_CONTAINER), 2));
+    fake_lose_containers(f.store);
+    fake_silence(f.store, LDR_OP_MAKE_CONTAINER);
+    fake_say(f.store, LDR_OP_MAKE_CONTAINER, FAIL(DENIED, 403, true));
+    cr_expect(eq(int, end(put("y")), LARDER_DENIED), "and who may not make it hears that");
+}
+
+Test(upload, a_prefix_may_keep_writes_out_of_the_cache)
+{
+    fake_say(f.store, LDR_OP_PUT, good);
+    cr_expect(eq(int, end(put("old")), LARDER_OK));
+    f.prefix.skip_writes = true;
+    cr_expect(eq(int, end(put("new")), LARDER_OK));
+    cr_expect(missing(), "the older bytes are gone all the same");
+}
+
+/* ---- large copies ---- */
+
+static char copied_ranges[8][96];
+static atomic_uint n_ranges;
+
+static void look_at_range(void *user, const struct ldr_op *op)
+{
+    (void)user;
+    if (op->what == LDR_OP_UPLOAD_COPY) {
+        atomic_fetch_add(&n_ranges, 1);
+        snprintf(copied_ranges[op->part % 8], sizeof copied_ranges[0], "%s %llu+%llu %s", op->from_uri,
+                 (unsigned long long)op->offset, (unsigned long long)op->length, op->if_match ? op->if_match : "-");
+    }
+}
+
+Test(upload, a_copy_larger_than_a_request_takes_goes_in_ranges_of_one_version)
+{
+    size_t n = 2500;
+    uint8_t *p = some_bytes(n);
+    const uint8_t *have;
+    uint64_t size;
+    struct writer *a;
+
+    fake_takes_parts(f.store, 1, 0);
+    fake_copy_max(f.store, 1000);
+    fake_say(f.store, LDR_OP_COPY, good);
+    cr_assert(eq(int, end(put_bytes("mem://b/other", p, n)), LARDER_OK));
+    fake_on_op(f.store, look_at_range, NULL);
+    fake_say(f.store, LDR_OP_HEAD, (struct fake_answer){ .size = n, .validator = "\"v7\"" });
+    a = copy_from("mem://b/other", next_op++);
+    cr_expect(eq(int, end_of(a), LARDER_OK), "%s", a->msg);
+    free(a);
+    have = fake_object(f.store, KEY, &size);
+    cr_expect(have && size == n && !memcmp(have, p, n));
+    cr_expect(eq(uint, atomic_load(&n_ranges), 3));
+    cr_expect(eq(str, copied_ranges[1], "mem://b/other 0+1000 \"v7\""));
+    cr_expect(eq(str, copied_ranges[3], "mem://b/other 2000+500 \"v7\""));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_COPY), 0));
+    cr_expect(eq(uint, fake_open_uploads(f.store), 0));
+    fake_silence(f.store, LDR_OP_HEAD);
+    fake_say(f.store, LDR_OP_HEAD, (struct fake_answer){ .size = 1000, .validator = "\"v8\"" });
+    cr_expect(eq(int, end(copy_from("mem://b/other", next_op++)), LARDER_OK));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_COPY), 1), "a smaller one is one request");
+    free(p);
+}
+
+Test(upload, a_large_copy_that_fails_is_aborted)
+{
+    static const struct {
+        enum ldr_op_what what;
+        struct fake_answer answer;
+        enum larder_kind kind;
+        unsigned aborts;
+    } cases[] = { { LDR_OP_HEAD, FAIL(NOT_FOUND, 404, false), LARDER_NOT_FOUND, 0 },
+                  { LDR_OP_UPLOAD_BEGIN, FAIL(DENIED, 403, true), LARDER_DENIED, 0 },
+                  { LDR_OP_UPLOAD_COPY, FAIL(PRECONDITION, 412, true), LARDER_PRECONDITION, 1 },
+                  { LDR_OP_UPLOAD_END, FAIL(UNAVAILABLE, 0, true), LARDER_OUTCOME_UNKNOWN, 2 } };
+    uint8_t *p = some_bytes(2500);
+
+    fake_takes_parts(f.store, 1, 0);
+    fake_copy_max(f.store, 1000);
+    cr_assert(eq(int, end(put_bytes("mem://b/other", p, 2500)), LARDER_OK));
+    for (size_t i = 0; i < LDR_ARRAY_LEN(cases); i++) {
+        cr_assert(eq(int, end(put("old")), LARDER_OK));
+        fake_silence(f.store, LDR_OP_HEAD);
+        if (cases[i].what != LDR_OP_HEAD)
+            fake_say(f.store, LDR_OP_HEAD, (struct fake_answer){ .size = 2500, .validator = "\"v7\"" });
+        fake_say(f.store, cases[i].what, cases[i].answer);
+        cr_expect(eq(int, end(copy_from("mem://b/other", next_op++)), cases[i].kind), "case %zu", i);
+        fake_silence(f.store, cases[i].what);
+        cr_expect(missing());
+        cr_expect(eq(uint, fake_seen(f.store, LDR_OP_UPLOAD_ABORT), cases[i].aborts));
+        cr_expect(eq(uint, fake_open_uploads(f.store), 0));
+        cr_expect(not(domain_has_intent(&f, KEY)));
+    }
+    free(p);
+}
+
+/* ---- many deletes ---- */
+
+static unsigned delete_many(uint64_t op_id, const char *const *uris, size_t n, struct writer *a)
+{
+    struct ldr_name *names[8];
+    struct ldr_write_waiter *ww[8];
+    unsigned ok = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        a[i] = (struct writer){ .w.answer = answer };
+        names[i] = domain_name(&f, uris[i]);
+        ww[i] = &a[i].w;
+    }
+    cr_assert(eq(int, ldr_upload_delete_many(&f.domain, op_id, LDR_NEVER, names, n, ww, &err), LARDER_OK));
+    for (size_t i = 0; i < n; i++) {
+        ldr_name_unref(&names[i]);
+        cr_assert(domain_run_until(&f, &a[i].answered));
+        ok += a[i].kind == LARDER_OK;
+    }
+    return ok;
+}
+
+static const char *const many[] = { KEY, "mem://b/denied-1", "mem://other/x", "mem://b/2", "mem://b/2" };
+
+Test(upload, many_deletes_are_one_request_a_container_and_each_has_its_answer)
+{
+    struct writer a[5];
+
+    fake_deletes_many(f.store);
+    fake_say(f.store, LDR_OP_PUT, good);
+    fake_say(f.store, LDR_OP_DELETE_MANY, good);
+    cr_assert(eq(int, end(put("old")), LARDER_OK));
+    cr_assert(eq(int, ldr_reader_open(f.domain.index, &net_reader, &err), LARDER_OK));
+    fake_on_op(f.store, look_for_intent, NULL);
+    cr_expect(eq(uint, delete_many(99, many, 5, a), 4));
+    cr_expect(eq(int, a[1].kind, LARDER_DENIED));
+    cr_expect(strstr(a[1].msg, "mem://b/denied-1") != NULL, "%s", a[1].msg);
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_DELETE_MANY), 2));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_DELETE), 0));
+    cr_expect(eq(uint, atomic_load(&without_intent), 0));
+    cr_expect(missing(), "its record goes");
+    cr_expect(eq(uint, delete_many(99, many, 5, a), 4), "sent again");
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_DELETE_MANY), 2));
+    for (size_t i = 0; i < 5; i++)
+        cr_expect(not(domain_has_intent(&f, many[i])));
+    ldr_reader_close(&net_reader);
+}
+
+Test(upload, many_deletes_of_a_store_that_knows_no_such_request_go_one_by_one)
+{
+    struct writer a[5];
+
+    fake_say(f.store, LDR_OP_DELETE, good);
+    cr_expect(eq(uint, delete_many(99, many, 5, a), 5));
+    cr_expect(eq(uint, fake_seen(f.store, LDR_OP_DELETE), 5));
+}
+
+Test(upload, many_deletes_of_which_nobody_knows_what_became_say_so)
+{
+    struct writer a[5];
+
+    fake_deletes_many(f.store);
+    fake_say(f.store, LDR_OP_PUT, good);
+    cr_assert(eq(int, end(put("old")), LARDER_OK));
+    fake_say(f.store, LDR_OP_DELETE_MANY, FAIL(UNAVAILABLE, 0, true));
+    cr_expect(eq(uint, delete_many(99, many, 5, a), 0));
+    for (size_t i = 0; i < 5; i++)
+        cr_expect(eq(int, a[i].kind, LARDER_OUTCOME_UNKNOWN));
+    cr_expect(missing());
 }
 
 /* ---- the agent stops ---- */

@@ -98,6 +98,146 @@ Test(wire, a_get_arrives_as_it_was_sent)
     larder__wire__request__free_unpacked(out, NULL);
 }
 
+Test(wire, an_upload_by_blocks_is_bounded)
+{
+    Larder__Wire__UploadOpen open = LARDER__WIRE__UPLOAD_OPEN__INIT;
+    Larder__Wire__UploadBlock block = LARDER__WIRE__UPLOAD_BLOCK__INIT;
+    Larder__Wire__UploadData data = LARDER__WIRE__UPLOAD_DATA__INIT;
+    Larder__Wire__UploadSeal seal = LARDER__WIRE__UPLOAD_SEAL__INIT;
+    Larder__Wire__UploadCommit commit = LARDER__WIRE__UPLOAD_COMMIT__INIT;
+
+    REQUEST(o, UPLOAD_OPEN, upload_open) = &open;
+    REQUEST(b, UPLOAD_BLOCK, upload_block) = &block;
+    REQUEST(d, UPLOAD_DATA, upload_data) = &data;
+    REQUEST(s, UPLOAD_SEAL, upload_seal) = &seal;
+    REQUEST(c, UPLOAD_COMMIT, upload_commit) = &commit;
+    open.key = (char *)"s3://b/k";
+    cr_expect(eq(int, kind_of(&o), LARDER_INVALID), "no number");
+    cr_expect(eq(int, kind_of(&b), LARDER_INVALID));
+    cr_expect(eq(int, kind_of(&d), LARDER_INVALID));
+    cr_expect(eq(int, kind_of(&s), LARDER_INVALID));
+    cr_expect(eq(int, kind_of(&c), LARDER_INVALID));
+    open.upload_id = block.upload_id = data.upload_id = seal.upload_id = commit.upload_id = 7;
+    cr_expect(eq(int, kind_of(&o), LARDER_OK));
+    open.size = LDR_OBJECT_SIZE_MAX;
+    cr_expect(eq(int, kind_of(&o), LARDER_INVALID), "a size that is not known");
+    open.size_known = true;
+    cr_expect(eq(int, kind_of(&o), LARDER_OK));
+    open.size++;
+    cr_expect(eq(int, kind_of(&o), LARDER_LIMIT_EXCEEDED));
+    open.size = 0;
+    open.fields = bytes(2);
+    cr_expect(eq(int, kind_of(&o), LARDER_INVALID), "fields");
+    open.fields = bytes(0);
+    block.block = data.block = seal.block = LDR_WIRE_BLOCKS - 1;
+    data.data = bytes(LDR_WIRE_PART);
+    data.offset = seal.length = commit.size = LDR_OBJECT_SIZE_MAX;
+    cr_expect(eq(int, kind_of(&b), LARDER_OK));
+    cr_expect(eq(int, kind_of(&d), LARDER_OK));
+    cr_expect(eq(int, kind_of(&s), LARDER_OK));
+    cr_expect(eq(int, kind_of(&c), LARDER_OK));
+    data.data.len++;
+    cr_expect(eq(int, kind_of(&d), LARDER_INVALID));
+    data.data.len--;
+    block.block++, data.offset++, seal.length++, commit.size++;
+    cr_expect(eq(int, kind_of(&b), LARDER_INVALID));
+    cr_expect(eq(int, kind_of(&d), LARDER_INVALID));
+    cr_expect(eq(int, kind_of(&s), LARDER_INVALID));
+    cr_expect(eq(int, kind_of(&c), LARDER_INVALID));
+}
+
+Test(wire, what_becomes_a_header_holds_no_line_break_and_has_a_longest_length)
+{
+    Larder__Wire__UploadOpen open = LARDER__WIRE__UPLOAD_OPEN__INIT;
+    Larder__Wire__Put put = LARDER__WIRE__PUT__INIT;
+    Larder__Wire__Sign sign = LARDER__WIRE__SIGN__INIT;
+    char *longest = text(LDR_WIRE_HEADER_MAX), *longer = text(LDR_WIRE_HEADER_MAX + 1);
+    const struct {
+        char *value;
+        enum larder_kind kind;
+    } all[] = {
+        { (char *)"\"abc\"", LARDER_OK },  { (char *)"a\r\nX: y", LARDER_INVALID }, { (char *)"a\x7f", LARDER_INVALID },
+        { (char *)"a b", LARDER_INVALID }, { (char *)"caf\xc3\xa9", LARDER_OK },    { longest, LARDER_OK },
+        { longer, LARDER_INVALID }
+    };
+
+    open.key = put.key = sign.key = (char *)"s3://b/k";
+    open.upload_id = 1;
+    sign.lifetime_s = 1;
+    REQUEST(o, UPLOAD_OPEN, upload_open) = &open;
+    REQUEST(p, PUT, put) = &put;
+    REQUEST(s, SIGN, sign) = &sign;
+    for (size_t i = 0; i < LDR_ARRAY_LEN(all); i++) {
+        open.if_match = put.if_match = sign.content_md5 = all[i].value;
+        cr_expect(eq(int, kind_of(&o), all[i].kind), "%zu", i);
+        cr_expect(eq(int, kind_of(&p), all[i].kind), "%zu", i);
+        cr_expect(eq(int, kind_of(&s), all[i].kind), "%zu", i);
+    }
+    sign.content_md5 = (char *)"";
+    sign.content_type = (char *)"text/plain; charset=utf-8";
+    cr_expect(eq(int, kind_of(&s), LARDER_OK));
+    sign.content_type = (char *)"text/plain\n";
+    cr_expect(eq(int, kind_of(&s), LARDER_INVALID));
+    sign.content_type = (char *)"";
+    sign.lifetime_s = 0;
+    cr_expect(eq(int, kind_of(&s), LARDER_INVALID));
+    sign.lifetime_s = UINT64_C(1) << 40;
+    cr_expect(eq(int, kind_of(&s), LARDER_INVALID));
+    free(longest), free(longer);
+}
+
+Test(wire, many_deletes_are_at_most_256)
+{
+    Larder__Wire__DeleteMany many = LARDER__WIRE__DELETE_MANY__INIT;
+    char *keys[LDR_WIRE_MANY + 1], *longer = text(LDR_URI_MAX + 1);
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(keys); i++)
+        keys[i] = (char *)"s3://b/k";
+    many.key = keys;
+    many.n_key = LDR_WIRE_MANY;
+    REQUEST(r, DELETE_MANY, delete_many) = &many;
+    cr_expect(eq(int, kind_of(&r), LARDER_OK));
+    many.n_key++;
+    cr_expect(eq(int, kind_of(&r), LARDER_INVALID));
+    many.n_key = 2;
+    keys[1] = longer;
+    cr_expect(eq(int, kind_of(&r), LARDER_INVALID));
+    free(longer);
+}
+
+Test(wire, the_name_of_a_staged_file_is_no_path)
+{
+    Larder__Wire__Staging st = LARDER__WIRE__STAGING__INIT;
+    char *longest = text(LDR_WIRE_STAGING_MAX), *longer = text(LDR_WIRE_STAGING_MAX + 1);
+    const struct {
+        char *name;
+        bool ok;
+    } all[] = { { (char *)"", true },
+                { (char *)"0123abcd", true },
+                { (char *)"../../etc/passwd", false },
+                { (char *)"a/b", false },
+                { (char *)".", false },
+                { (char *)"..", false },
+                { longest, true },
+                { longer, false } };
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(all); i++) {
+        ldr_wire_reply r = LARDER__WIRE__REPLY__INIT, *out;
+
+        st.name = all[i].name;
+        st.size = 1;
+        r.body_case = LARDER__WIRE__REPLY__BODY_STAGING;
+        r.staging = &st;
+        out = reply_through(&r);
+        cr_expect(eq(int, out != NULL, all[i].ok), "%zu", i);
+        if (out)
+            larder__wire__reply__free_unpacked(out, NULL);
+        st.size = i % 2 ? 0 : LDR_OBJECT_SIZE_MAX + 1;
+        cr_expect(reply_through(&r) == NULL, "no such size");
+    }
+    free(longest), free(longer);
+}
+
 Test(wire, every_key_has_a_longest_length)
 {
     Larder__Wire__Get get = LARDER__WIRE__GET__INIT;
