@@ -257,3 +257,14 @@ enum larder_kind ldr_ask(struct larder *l, ldr_wire_request *req, enum ldr_ask_h
     *out = reply;
     return LARDER_OK;
 }
+
+enum larder_kind ldr_tell(struct larder *l, ldr_wire_request *req, enum ldr_ask_how how, int64_t deadline_ns,
+                          struct larder_err *err)
+{
+    ldr_wire_reply *reply = NULL;
+    enum larder_kind k = ldr_ask(l, req, how, deadline_ns, &reply, err);
+
+    if (reply)
+        larder__wire__reply__free_unpacked(reply, NULL);
+    return k;
+}

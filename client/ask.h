@@ -40,6 +40,10 @@ enum ldr_ask_how {
 enum larder_kind ldr_ask(struct larder *l, ldr_wire_request *req, enum ldr_ask_how how, int64_t deadline_ns,
                          ldr_wire_reply **out, struct larder_err *err);
 
+/* The same for a request whose reply says no more than that it was done. */
+enum larder_kind ldr_tell(struct larder *l, ldr_wire_request *req, enum ldr_ask_how how, int64_t deadline_ns,
+                          struct larder_err *err);
+
 /* UNAVAILABLE: a reply whose body is not one that the request can have. */
 enum larder_kind ldr_answer_unknown(struct larder_err *err);
 

@@ -2,6 +2,7 @@
 #include "client/call.h"
 
 #include <string.h>
+#include <unistd.h>
 
 enum larder_kind ldr_call_init(struct ldr_call *c, struct larder *l, const char *uri, enum ldr_call_mode mode,
                                int timeout_ms, struct larder_err *err)
@@ -52,6 +53,9 @@ void ldr_call_drop(struct ldr_call *c)
 {
     larder_object_free(&c->object);
     c->data = NULL;
+    if (c->block_fd > 0)
+        close(c->block_fd);
+    c->block_fd = 0;
 }
 
 bool ldr_call_room(struct ldr_call *c, const struct ldr_id *id)

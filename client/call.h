@@ -44,6 +44,7 @@ struct ldr_call {
     /* what is wanted */
     uint64_t offset, length; /* length 0: to the end */
     uint64_t ahead;          /* behind that: would be wanted next */
+    uint64_t ahead_end;      /* so far the agent was asked for bytes, 0: it was not; stream */
     /* what there is of it, by the record that was found last, or the first chunk; valid if `sized` */
     bool sized;
     uint64_t total;      /* of the whole object */
@@ -57,6 +58,8 @@ struct ldr_call {
     size_t cap;
     larder_write_fn *write;
     void *user;
+    bool to_file;          /* stream: a window that is a block file is opened, not mapped */
+    int block_fd;          /* of it; 0: none (a caller's standard input is no block file) */
     bool delivered;        /* something was written: the read cannot start again */
     struct ldr_meta *meta; /* borrowed */
 
@@ -96,11 +99,19 @@ void ldr_call_drop(struct ldr_call *c); /* the object */
 /* Bytes of the range: into their place, or to the reader (who may give up, with a kind of his own). */
 enum larder_kind ldr_call_piece(struct ldr_call *c, const void *p, size_t n, uint64_t offset, struct larder_err *err);
 
+/* ---- get.c ---- */
+/* All of the object, window by window: `deliver_window` gets each that was found in the cache, as c->object or (to_file)
+ * c->block_fd; bytes that come over IPC go to c->write. Ends the call. */
+typedef enum larder_kind ldr_call_deliver_fn(struct ldr_call *c, struct larder_err *err);
+enum larder_kind ldr_call_stream(struct ldr_call *c, ldr_call_deliver_fn *deliver_window, struct larder_err *err);
+
 /* ---- chunks.c ---- */
 void ldr_version_forget(struct ldr_version *v);
 /* Ask for the range, or (want_bytes) for its bytes from `at` on. `hit` is why. TIMEOUT where the call may not wait. */
 enum larder_kind ldr_call_ask(struct ldr_call *c, enum ldr_hit hit, bool want_bytes, uint64_t at, ldr_wire_reply **out,
                               struct larder_err *err);
+/* Have the agent fetch what a stream wants next before it is missed; nobody waits for it. */
+void ldr_call_hint(struct ldr_call *c);
 /* The range in chunks, `first` (taken) being the first of them: asks for the others, and begins anew where the object
  * changed meanwhile and nothing of it was delivered. PRECONDITION. LIMIT_EXCEEDED: too large for a view. */
 enum larder_kind ldr_call_chunks(struct ldr_call *c, enum ldr_hit hit, ldr_wire_reply *first, struct larder_err *err);

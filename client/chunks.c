@@ -60,7 +60,25 @@ enum larder_kind ldr_call_ask(struct ldr_call *c, enum ldr_hit hit, bool want_by
         get.validator.data = c->version.validator.p;
         get.validator.len = c->version.validator.len;
     }
+    c->ahead_end = at + get.length + get.ahead;
     return ldr_ask(c->l, &req, LDR_ASK_READ, c->deadline_ns, out, err);
+}
+
+void ldr_call_hint(struct ldr_call *c)
+{
+    Larder__Wire__Get get = LARDER__WIRE__GET__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    ldr_wire_reply *reply;
+
+    req.body_case = LARDER__WIRE__REQUEST__BODY_GET;
+    req.get = &get;
+    get.key = c->text;
+    get.hint = true;
+    get.offset = c->ahead_end;
+    get.length = LDR_STREAM_AHEAD / 2;
+    c->ahead_end += LDR_STREAM_AHEAD / 2;
+    if (!ldr_ask(c->l, &req, LDR_ASK_READ, c->deadline_ns, &reply, NULL)) /* if it fails, the next miss tells */
+        larder__wire__reply__free_unpacked(reply, NULL);
 }
 
 /* ---- versions ---- */

@@ -98,6 +98,8 @@ static enum ldr_hit use_record(struct ldr_call *c, const struct ldr_gen *g, stru
     if (into_buffer(c))
         return ldr_views_read(c->l->views, g->dirfd, r, &want, c->buf, how);
     ldr_call_drop(c);
+    if (c->to_file && c->end > c->begin)
+        return ldr_view_open(g->dirfd, r, (uint32_t)(c->begin >> r->block_log2), &c->block_fd, how);
     want.keep = c->mode == LDR_CALL_VIEW || ldr_record_blocks(r) == 1; /* who streams does not come back soon */
     return ldr_views_get(c->l->views, g->dirfd, r, &want, how, &c->object);
 }
@@ -391,30 +393,39 @@ static enum larder_kind deliver(struct ldr_call *c, struct larder_err *err)
     return k;
 }
 
+enum larder_kind ldr_call_stream(struct ldr_call *c, ldr_call_deliver_fn *deliver_window, struct larder_err *err)
+{
+    bool in_cache;
+    enum larder_kind k;
+
+    c->ahead = LDR_STREAM_AHEAD;
+    do {
+        c->offset = c->end; /* of the last window */
+        c->length = LDR_STREAM_WINDOW;
+        k = get(c, &in_cache, err);
+        if (!k && in_cache)
+            k = ldr_call_same_version(c, err);
+        if (!k && in_cache && c->ahead_end && c->ahead_end < c->total && c->ahead_end - c->end <= LDR_STREAM_AHEAD / 2)
+            ldr_call_hint(c);
+        if (!k && in_cache)
+            k = deliver_window(c, err);
+        ldr_call_drop(c); /* unmapped before the next is mapped */
+    } while (!k && c->end < c->total);
+    ldr_call_done(c);
+    return k;
+}
+
 enum larder_kind larder_stream(struct larder *l, const char *uri, int timeout_ms, larder_write_fn *write, void *user,
                                struct larder_err *err)
 {
     struct ldr_call c;
-    bool in_cache;
     enum larder_kind k = ldr_call_init(&c, l, uri, LDR_CALL_STREAM, timeout_ms, err);
 
     if (k)
         return k;
-    c.ahead = LDR_STREAM_AHEAD;
     c.write = write;
     c.user = user;
-    do {
-        c.offset = c.end; /* of the last window */
-        c.length = LDR_STREAM_WINDOW;
-        k = get(&c, &in_cache, err);
-        if (!k && in_cache)
-            k = ldr_call_same_version(&c, err);
-        if (!k && in_cache)
-            k = deliver(&c, err);
-        ldr_call_drop(&c); /* unmapped before the next is mapped */
-    } while (!k && c.end < c.total);
-    ldr_call_done(&c);
-    return k;
+    return ldr_call_stream(&c, deliver, err);
 }
 
 enum larder_kind ldr_get_meta(struct larder *l, const char *uri, char text[LDR_URI_MAX + 1], enum ldr_hit *hit,

@@ -108,6 +108,17 @@ typedef enum larder_kind larder_write_fn(void *user, const void *p, size_t n, ui
 enum larder_kind larder_stream(struct larder *l, const char *uri, int timeout_ms, larder_write_fn *write, void *user,
                                struct larder_err *err);
 
+/* Get an object into an open file, pipe or socket: its bytes are written at the descriptor's position, in order. A block
+ * of the cache goes there within the kernel; on xfs and btrfs, where the file lies beside the cache, nothing is copied
+ * at all. The descriptor must block.
+ *   progress  NULL, or told of the bytes written so far and of all
+ *   size      bytes written; may be NULL
+ * IO: it could not be written (err->sys says why), or a block could not be read. PRECONDITION as for larder_stream():
+ * what was written is to be thrown away. Objects of any size, bounded memory. Any thread. */
+typedef void larder_progress_fn(void *user, uint64_t done, uint64_t size);
+enum larder_kind larder_get_to_fd(struct larder *l, const char *uri, int fd, int timeout_ms,
+                                  larder_progress_fn *progress, void *user, uint64_t *size, struct larder_err *err);
+
 /* What the store (or a fresh copy in the cache) says of an object. A missing object is an answer, not an error:
  * larder_meta_exists() is 0. `out` is owned by the caller, ended by larder_meta_free(). Any thread. A fresh hit makes
  * no IPC, but for an object written through larder whose last-modified was never asked for. */
@@ -140,18 +151,73 @@ struct larder_put_opts { /* all zero: defaults. Fields are added at the end: set
     const char *const *user; /* name, value, name, value, …; names of letters, digits, `-`, `_`, `.` */
     size_t n_user;           /* pairs */
     int create_only;         /* EXISTS if the object is there already */
+    const char *if_match; /* PRECONDITION if the object has another ETag (as larder_head() tells it) or is not there */
+    const char *content_encoding, *cache_control, *content_disposition, *content_language;
 };
 
 /* Write a whole object; it is in the store when this returns LARDER_OK, and every later get on this node sees it.
- *   data, len  borrowed; up to 8 MiB (LIMIT_EXCEEDED beyond)
+ *   data, len  borrowed; any size: up to 8 MiB in one request of the store, larger ones in parts, several at a time
  *   opts       NULL: defaults
- * OUTCOME_UNKNOWN: the write was sent, and whether the store carried it out is not known. EXISTS. UNSUPPORTED: an
- * option that this store cannot keep. Any thread. */
+ * OUTCOME_UNKNOWN: the write was sent, and whether the store carried it out is not known. EXISTS, PRECONDITION.
+ * UNSUPPORTED: an option that this store cannot keep. Any thread. */
 enum larder_kind larder_put(struct larder *l, const char *uri, const void *data, size_t len,
                             const struct larder_put_opts *opts, int timeout_ms, struct larder_err *err);
 
+/* Write an object piece by piece, of any size, known beforehand or not: what is complete is on its way to the store while
+ * the next piece is made. Nothing is seen of it before the commit. It ends before its larder does. One thread at a time;
+ * not over a fork(): in a child every call is INVALID, and abort frees its memory alone. */
+struct larder_writer;
+#define LARDER_SIZE_UNKNOWN UINT64_MAX
+/*   size        of the whole object, or LARDER_SIZE_UNKNOWN; another one at the commit is INVALID
+ *   timeout_ms  for each call with this writer, not for the whole
+ *   out         owned by the caller, ended by larder_writer_commit() or larder_writer_abort()
+ * Kinds as larder_put(). */
+enum larder_kind larder_writer_open(struct larder *l, const char *uri, uint64_t size,
+                                    const struct larder_put_opts *opts, int timeout_ms, struct larder_writer **out,
+                                    struct larder_err *err);
+/* Append a copy of `n` bytes. After a failure only abort is left. */
+enum larder_kind larder_writer_write(struct larder_writer *w, const void *p, size_t n, struct larder_err *err);
+/* The same without a copy: *p is room for *n > 0 bytes, to be filled in order and then announced with
+ * larder_writer_filled(); valid until the next call with this writer. INVALID, and nothing lost: the size that was
+ * announced is reached. */
+enum larder_kind larder_writer_room(struct larder_writer *w, void **p, size_t *n, struct larder_err *err);
+enum larder_kind larder_writer_filled(struct larder_writer *w, size_t n, struct larder_err *err);
+/* The object is in the store when this returns LARDER_OK. Whatever it returns, *w is gone and NULL. OUTCOME_UNKNOWN as
+ * for larder_put(). */
+enum larder_kind larder_writer_commit(struct larder_writer **w, struct larder_err *err);
+void larder_writer_abort(struct larder_writer **w); /* nothing is left of it; NULL is allowed; *w becomes NULL */
+
 /* Delete an object; one that is not there is deleted already: LARDER_OK. OUTCOME_UNKNOWN as for put. Any thread. */
 enum larder_kind larder_delete(struct larder *l, const char *uri, int timeout_ms, struct larder_err *err);
+
+/* Delete many objects, in as few requests of the stores as they allow.
+ *   out  n results, each written: kind, err; `object` is NULL
+ * Returns LARDER_OK when all are gone, else the kind of the first that failed (its error in *err). Any thread. */
+enum larder_kind larder_delete_many(struct larder *l, const char *const uris[], size_t n, int timeout_ms,
+                                    struct larder_result out[], struct larder_err *err);
+
+/* A URL with which anybody may get or put this one object for a while, without credentials.
+ *   opts  NULL: to get it, for an hour
+ *   out   owned by the caller, ended by larder_signed_free()
+ * UNSUPPORTED: its store signs no URLs. INVALID: a lifetime below 0, an MD5 that is none, an option of a put
+ * for a get. Any thread. */
+struct larder_sign_opts { /* all zero: defaults. Fields are added at the end: set `struct_size` */
+    size_t struct_size;
+    int put;                 /* else get */
+    int64_t lifetime_s;      /* 0: 3600. Cut to 7 days, and to the life of the agent's credentials */
+    const char *content_md5; /* put: base64 of 16 bytes: the store takes these bytes alone */
+    const char *content_type;
+    int md5_in_metadata; /* put: keep the MD5 in the user metadata, as Flyte's storage layer does */
+};
+struct larder_signed {
+    char *url;
+    char **headers; /* "Name: value": whoever uses the URL must send them exactly so */
+    size_t n_headers;
+    int64_t expires; /* seconds since 1970 UTC */
+};
+enum larder_kind larder_sign(struct larder *l, const char *uri, const struct larder_sign_opts *opts, int timeout_ms,
+                             struct larder_signed *out, struct larder_err *err);
+void larder_signed_free(struct larder_signed *s); /* NULL is allowed; empty again */
 
 /* List the objects whose key begins with the key of `prefix` (a reference; its key may be empty: "s3://bucket/").
  *   opts  NULL: defaults
@@ -177,9 +243,9 @@ typedef enum larder_kind larder_list_fn(void *user, const struct larder_entry *e
 enum larder_kind larder_list(struct larder *l, const char *prefix, const struct larder_list_opts *opts, int timeout_ms,
                              larder_list_fn *each, void *user, char **next, struct larder_err *err);
 
-/* Copy an object to another name of the same store, by the store itself; no byte crosses this node. As for a put, every
- * later get on this node sees it. NOT_FOUND: no source. UNSUPPORTED: the two names are of different stores, or their
- * store cannot copy: get and put. OUTCOME_UNKNOWN as for put. Any thread. */
+/* Copy an object to another name: by the store itself where both are of one store that can, and no byte crosses this
+ * node then; else as a stream, in bounded memory. Metadata goes along. As for a put, every later get on this node sees
+ * it. NOT_FOUND: no source. OUTCOME_UNKNOWN as for put. Any thread. */
 enum larder_kind larder_copy(struct larder *l, const char *from, const char *to, int timeout_ms,
                              struct larder_err *err);
 

@@ -1,38 +1,15 @@
 /* many.c - larder_get_many(): what the cache has, at once; the rest is asked for by up to 256 keys a request, so that the
  * agent fetches them side by side, and then read from the cache. Any thread. */
+#include "client/batch.h"
 #include "client/client.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define KEY_OVERHEAD  4    /* of a key in the message: its tag and length */
-#define MESSAGE_SPARE 1024 /* for what else a request carries */
-
-/* Keys of one request. */
-struct batch {
-    size_t n, used;
-    size_t index[LDR_WIRE_MANY]; /* of the result */
-    char *key[LDR_WIRE_MANY];    /* in `texts` */
-    char texts[LDR_WIRE_REQUEST_MAX - MESSAGE_SPARE];
-};
-
 /* A result that is still to be found: no failure, no object. */
 static bool is_open(const struct larder_result *r)
 {
     return r->kind == LARDER_OK && !r->object;
-}
-
-/* False: the request has no room for it. */
-static bool batch_add(struct batch *b, size_t index, const char *text)
-{
-    size_t n = strlen(text) + 1;
-
-    if (b->n == LDR_WIRE_MANY || n + KEY_OVERHEAD > sizeof b->texts - b->used)
-        return false;
-    b->index[b->n] = index;
-    b->key[b->n++] = memcpy(b->texts + b->used, text, n);
-    b->used += n + KEY_OVERHEAD;
-    return true;
 }
 
 /* What became of one object: the agent's word, as a failure or as the record to look at. */
@@ -51,7 +28,7 @@ static void take_item(struct larder *l, const char *uri, const Larder__Wire__Man
 }
 
 /* Ask for all of them at once. What then still is open (too large for the cache, or gone from it again) is got singly. */
-static void batch_get(struct larder *l, struct batch *b, const char *const uris[], int64_t deadline_ns,
+static void batch_get(struct larder *l, struct ldr_batch *b, const char *const uris[], int64_t deadline_ns,
                       struct larder_result out[])
 {
     Larder__Wire__GetMany many = LARDER__WIRE__GET_MANY__INIT;
@@ -85,25 +62,24 @@ static void batch_get(struct larder *l, struct batch *b, const char *const uris[
         if (is_open(r))
             r->kind = ldr_get_by(l, uris[b->index[i]], deadline_ns, &r->object, &r->err);
     }
-    b->n = b->used = 0;
+    ldr_batch_clear(b);
 }
 
 /* All that the cache did not have. */
 static enum larder_kind get_open(struct larder *l, const char *const uris[], size_t n, int64_t deadline_ns,
                                  struct larder_result out[], struct larder_err *err)
 {
-    struct batch *b = malloc(sizeof *b);
+    struct ldr_batch *b = ldr_batch_new();
     char text[LDR_URI_MAX + 1];
 
     if (!b)
         return ldr_fail(err, LARDER_NO_MEMORY, "out of memory for a request");
-    b->n = b->used = 0;
     for (size_t i = 0; i < n; i++) {
         if (!is_open(&out[i]) || ldr_canonical(uris[i], text, NULL))
             continue;
-        if (!batch_add(b, i, text)) {
+        if (!ldr_batch_add(b, i, text)) {
             batch_get(l, b, uris, deadline_ns, out);
-            batch_add(b, i, text);
+            ldr_batch_add(b, i, text);
         }
     }
     if (b->n)

@@ -130,7 +130,7 @@ static void unref_list(struct view *w)
 
 /* Open block `n`; its length is checked, as touching a mapping behind the end of the file would be SIGBUS in the host.
  */
-static enum ldr_hit block_open(int dirfd, const struct ldr_record *r, uint32_t n, int *out, struct ldr_view_how *how)
+enum ldr_hit ldr_view_open(int dirfd, const struct ldr_record *r, uint32_t n, int *out, struct ldr_view_how *how)
 {
     char name[LDR_BLOCK_NAME_MAX];
     struct stat st;
@@ -203,7 +203,7 @@ static enum ldr_hit map_blocks(int dirfd, const struct ldr_record *r, const stru
         void *p;
         int fd;
 
-        hit = block_open(dirfd, r, s->first + i, &fd, how);
+        hit = ldr_view_open(dirfd, r, s->first + i, &fd, how);
         if (hit != LDR_HIT)
             break;
         p = mmap(at, ldr_record_block_len(r, s->first + i), PROT_READ, MAP_SHARED | (at ? MAP_FIXED : 0), fd, 0);
@@ -231,7 +231,7 @@ static enum ldr_hit read_blocks(int dirfd, const struct ldr_record *r, const str
         size_t len = left < end - at ? left : end - at;
         ssize_t got = 0;
         int fd;
-        enum ldr_hit hit = block_open(dirfd, r, block, &fd, how);
+        enum ldr_hit hit = ldr_view_open(dirfd, r, block, &fd, how);
 
         if (hit != LDR_HIT)
             return hit;

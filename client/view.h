@@ -46,6 +46,9 @@ enum ldr_hit ldr_views_get(struct ldr_views *v, int cache_dirfd, const struct ld
 enum ldr_hit ldr_views_read(struct ldr_views *v, int cache_dirfd, const struct ldr_record *r,
                             const struct ldr_want *want, void *buf, struct ldr_view_how *how);
 
+/* The file of block `n` of record `r`, for reading: *fd is owned by the caller. Kinds as ldr_views_get(). */
+enum ldr_hit ldr_view_open(int cache_dirfd, const struct ldr_record *r, uint32_t n, int *fd, struct ldr_view_how *how);
+
 /* Where the mapping of `id` is kept: shard * LDR_VIEW_BUCKETS + bucket. Public to client/ for its test only: ids of one
  * agent run differ in their last bytes alone, and must spread all the same. */
 #define LDR_VIEW_SHARDS  16

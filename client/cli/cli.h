@@ -2,9 +2,9 @@
  *
  * One command, one file (cmd_*.c): a struct cli_command with its help and its run(). Helpers stand beside: out.c (text,
  * JSON, errors), items.c (what the agent says), list.c (listings), fetch.c (an object into a descriptor), getter.c (many
- * objects into files), input.c and output.c (files), progress.c.
+ * objects into files), send.c and putter.c (the other way), output.c (files), progress.c.
  * The commands use client/larder.h alone of larder's own code; `doctor` looks at the cache directory itself, too
- * (common/layout.h). One thread, but for the one that draws the progress bar and those of getter.c.
+ * (common/layout.h). One thread, but for the one that draws the progress bar and those of getter.c and putter.c.
  *
  * Rules that every command keeps:
  *  1. Usage is checked whole before anything is done. A reference that turns out malformed is no usage error.
@@ -46,8 +46,8 @@ struct cli_command {
                          char **argv); /* argv[0] is no argument; ends with cli_getopt() read */
 };
 
-extern const struct cli_command cli_get, cli_cat, cli_put, cli_cp, cli_ls, cli_stat, cli_rm, cli_why, cli_status,
-    cli_doctor, cli_run, cli_ref;
+extern const struct cli_command cli_get, cli_cat, cli_put, cli_cp, cli_ls, cli_stat, cli_rm, cli_sign, cli_why,
+    cli_status, cli_doctor, cli_run, cli_ref;
 
 /* ---- main.c ---- */
 
@@ -112,6 +112,9 @@ const char *cli_time_text(int64_t seconds, char out[CLI_TIME_TEXT]);
 /* Milliseconds of a steady clock, and what is left of c->timeout_ms since then: 1 at least, as 0 means "never ask". */
 double cli_now_ms(void);
 int cli_left_ms(const struct cli *c, double start_ms);
+
+/* "1m30s", "500ms", "7d", "0". False: not that, or more than an int of milliseconds. In main.c. */
+bool cli_duration(const char *text, int *out_ms);
 
 /* A decimal number and nothing else. False: it is not that, or larger than `max`. */
 bool cli_number(const char *text, uint64_t max, uint64_t *out);
@@ -221,7 +224,7 @@ struct cli_get_item {
 };
 
 struct cli_get_list {
-    struct cli_get_item *item;
+    struct cli_get_item **item; /* each owned; they stay where they are while the list grows */
     size_t n, cap;
     bool no_memory; /* an item could not be added */
 };
@@ -233,15 +236,29 @@ void cli_get_release(struct cli_get_list *l);
 /* A target that two items have; NULL: none. Borrowed. */
 const char *cli_get_shared(const struct cli_get_list *l);
 
-/* Get all, by at most `jobs` threads; each is reported in the order of the list. Returns the exit status. */
-enum cli_exit cli_get_all(struct cli *c, struct cli_get_list *l, unsigned jobs);
+/* Get all, by at most `jobs` threads; each is reported in the order of the list. Returns the exit status.
+ * `more`, where it is not NULL, goes on adding to the list meanwhile, on the thread of the caller and with cli_get_more():
+ * what it has added is got while it looks for more. Its exit status counts, too. */
+struct cli_getter;
+typedef enum cli_exit cli_get_more_fn(struct cli_getter *g, void *user);
+enum cli_exit cli_get_all(struct cli *c, struct cli_get_list *l, unsigned jobs, cli_get_more_fn *more, void *user);
+/* As cli_get_add(); the item is `item`, whose texts are copied. */
+bool cli_get_more(struct cli_getter *g, const struct cli_get_item *item);
 
-/* ---- input.c ---- */
+/* ---- send.c ---- */
 
-#define CLI_PUT_MAX ((size_t)8 << 20) /* what larder_put() takes; no more than this is read into memory */
+/* Write the file `path` ("-": standard input) as an object, whatever its size; *size: what was written.
+ *   progress  of many objects, to be added to; NULL: a line of its own
+ * IO: it cannot be read. PRECONDITION: it changed meanwhile, too. Other kinds as larder_put(). Any thread. */
+enum larder_kind cli_send(struct cli *c, const char *path, const char *uri, const struct larder_put_opts *opts,
+                          struct cli_progress *progress, uint64_t *size, struct larder_err *err);
 
-/* Read the whole file ("-": standard input); *out is owned by the caller, ended by free(). LIMIT_EXCEEDED, IO. */
-enum larder_kind cli_read_file(const char *path, char **out, size_t *out_len, struct larder_err *err);
+/* ---- putter.c: many files into objects, in parallel ---- */
+
+/* Put all files below `dir` to the same paths below `prefix`, by at most `jobs` threads; each is reported in the order of
+ * their names. Returns the exit status. */
+enum cli_exit cli_put_below(struct cli *c, const char *dir, const char *prefix, const struct larder_put_opts *opts,
+                            unsigned jobs);
 
 /* ---- output.c: a file that appears whole or not at all ---- */
 

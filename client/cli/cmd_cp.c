@@ -1,126 +1,82 @@
 /* cmd_cp.c - `larder cp`: one object or file to another place. Between two names of one store the store copies; what
- * it cannot copy goes through this process, as far as one put takes it. */
+ * it cannot copy goes through this process as a stream. */
 #include "client/cli/cli.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 struct copy {
     struct cli *cli;
     const char *from, *to;
-    uint64_t size; /* bytes; CLI_SIZE_UNKNOWN where the store copied */
+    uint64_t size;             /* bytes; CLI_SIZE_UNKNOWN where the library copied */
+    struct larder_err without; /* why it was copied without its metadata */
 };
 
-static bool same_scheme(const char *a, const char *b)
-{
-    size_t n = (size_t)(strstr(a, "://") - a) + 3;
+/* ---- an object to an object ---- */
 
-    return !strncasecmp(a, b, n);
+struct plain {
+    struct copy *copy;
+    struct larder_writer *writer; /* NULL until the first piece has said the size */
+    uint64_t done;
+    struct cli_progress *progress;
+    struct larder_err err; /* of the writing side */
+};
+
+static enum larder_kind plain_add(void *user, const void *data, size_t n, uint64_t offset, uint64_t size)
+{
+    struct plain *p = user;
+    struct cli *c = p->copy->cli;
+    enum larder_kind k = LARDER_OK;
+
+    (void)offset; /* in order, each once */
+    if (!p->writer)
+        k = larder_writer_open(c->larder, p->copy->to, size, NULL, c->timeout_ms, &p->writer, &p->err);
+    if (k == LARDER_OK)
+        k = larder_writer_write(p->writer, data, n, &p->err);
+    p->done += n;
+    cli_progress_set(p->progress, p->done, size);
+    return k;
 }
 
-/* ---- through this process ---- */
-
-/* The source's own metadata, as options of a put that borrow from `m` and *user (ended by free()). */
-static enum larder_kind put_opts_of(const struct larder_meta *m, struct larder_put_opts *out, const char ***user,
-                                    struct larder_err *err)
+/* Its bytes alone. */
+static enum larder_kind copy_plain(struct copy *copy, struct cli_progress *progress, struct larder_err *err)
 {
-    const char *name, *value, **pairs;
-    size_t n = 0;
+    struct plain p = { .copy = copy, .progress = progress };
+    enum larder_kind k = larder_stream(copy->cli->larder, copy->from, copy->cli->timeout_ms, plain_add, &p, err);
 
-    while (larder_meta_user(m, n, &name, &value))
-        n++;
-    pairs = calloc(2 * n + 1, sizeof *pairs);
-    if (!pairs)
-        return cli_fail(err, LARDER_NO_MEMORY, "out of memory");
-    for (size_t i = 0; i < n; i++)
-        larder_meta_user(m, i, &pairs[2 * i], &pairs[2 * i + 1]);
-    *user = pairs;
-    *out = (struct larder_put_opts){ .struct_size = sizeof *out,
-                                     .content_type = larder_meta_text(m, LARDER_META_CONTENT_TYPE),
-                                     .user = pairs,
-                                     .n_user = n };
-    return LARDER_OK;
+    if (p.err.kind) {
+        *err = p.err;
+        k = p.err.kind;
+    }
+    if (k == LARDER_OK)
+        k = larder_writer_commit(&p.writer, err);
+    larder_writer_abort(&p.writer);
+    copy->size = p.done;
+    return k;
 }
 
-static enum larder_kind put_with(struct copy *p, const char *data, size_t len, const struct larder_put_opts *opts,
-                                 struct larder_err *err)
+/* The library knows all ways but one: to a store that keeps no metadata. */
+static enum larder_kind copy_object(struct copy *p, struct cli_progress *progress, struct larder_err *err)
 {
     struct larder_err refused = { 0 };
-    enum larder_kind k;
+    enum larder_kind k = larder_copy(p->cli->larder, p->from, p->to, p->cli->timeout_ms, &refused);
 
-    k = larder_put(p->cli->larder, p->to, data, len, opts, p->cli->timeout_ms, &refused);
-    if (k == LARDER_UNSUPPORTED && (opts->content_type || opts->n_user)) {
-        k = larder_put(p->cli->larder, p->to, data, len, NULL, p->cli->timeout_ms, err);
-        if (k == LARDER_OK)
-            cli_say("copied \"%s\" without its metadata: %s", p->from, refused.msg);
+    if (k == LARDER_UNSUPPORTED) {
+        k = copy_plain(p, progress, err);
+        p->without = k == LARDER_OK ? refused : p->without;
     } else if (k) {
         *err = refused;
     }
     return k;
 }
 
-static enum larder_kind copy_through(struct copy *p, struct larder_err *err)
-{
-    struct larder_put_opts opts = { 0 };
-    struct larder_meta *m = NULL;
-    const char **user = NULL;
-    char *buf = NULL;
-    uint64_t size = 0;
-    enum larder_kind k = larder_head(p->cli->larder, p->from, p->cli->timeout_ms, &m, err);
-
-    if (k)
-        goto done;
-    size = larder_meta_size(m);
-    if (!larder_meta_exists(m))
-        k = cli_fail(err, LARDER_NOT_FOUND, "there is no such object");
-    else if (size > CLI_PUT_MAX)
-        k = cli_fail(err, LARDER_LIMIT_EXCEEDED,
-                     "it is %ju bytes: its store cannot copy it to \"%s\", and one put takes at most %zu (8 MiB)",
-                     (uintmax_t)size, p->to, CLI_PUT_MAX);
-    else
-        k = put_opts_of(m, &opts, &user, err);
-    if (k)
-        goto done;
-    buf = malloc(CLI_PUT_MAX); /* only what is used costs memory */
-    k = buf ? larder_get_into(p->cli->larder, p->from, buf, CLI_PUT_MAX, p->cli->timeout_ms, &size, err)
-            : cli_fail(err, LARDER_NO_MEMORY, "out of memory");
-    if (k == LARDER_OK)
-        k = put_with(p, buf, (size_t)size, &opts, err);
-    if (k == LARDER_OK)
-        p->size = size;
-done:
-    free(buf);
-    free(user);
-    larder_meta_free(&m);
-    return k;
-}
-
-/* ---- the three ways ---- */
-
-static enum larder_kind copy_object(struct copy *p, struct larder_err *err)
-{
-    enum larder_kind k = LARDER_UNSUPPORTED;
-
-    if (same_scheme(p->from, p->to))
-        k = larder_copy(p->cli->larder, p->from, p->to, p->cli->timeout_ms, err);
-    return k == LARDER_UNSUPPORTED ? copy_through(p, err) : k;
-}
+/* ---- a file to an object, an object to a file ---- */
 
 static enum larder_kind copy_in(struct copy *p, struct larder_err *err)
 {
-    char *data = NULL;
-    size_t len = 0;
-    enum larder_kind k = cli_read_file(p->from, &data, &len, err);
-
-    if (k == LARDER_OK)
-        k = larder_put(p->cli->larder, p->to, data, len, NULL, p->cli->timeout_ms, err);
-    if (k == LARDER_OK)
-        p->size = len;
-    free(data);
-    return k;
+    return cli_send(p->cli, p->from, p->to, NULL, NULL, &p->size, err);
 }
 
 static enum larder_kind copy_out(struct copy *p, struct larder_err *err)
@@ -150,19 +106,22 @@ static enum larder_kind copy_out(struct copy *p, struct larder_err *err)
 static enum cli_exit copy(struct copy *p)
 {
     struct cli *c = p->cli;
-    bool fetch = !cli_is_uri(p->to); /* which draws a line of its own */
-    struct cli_progress *progress = fetch ? NULL : cli_progress_start(c, p->to);
+    bool objects = cli_is_uri(p->from) && cli_is_uri(p->to); /* the other ways draw a line of their own */
+    struct cli_progress *progress = objects ? cli_progress_start(c, p->to) : NULL;
     struct larder_err err = { 0 };
     double start_ms = cli_now_ms();
     json_t *result;
-    enum larder_kind k = fetch ? copy_out(p, &err) : cli_is_uri(p->from) ? copy_object(p, &err) : copy_in(p, &err);
+    enum larder_kind k = objects             ? copy_object(p, progress, &err)
+                         : cli_is_uri(p->to) ? copy_in(p, &err)
+                                             : copy_out(p, &err);
 
     cli_progress_stop(&progress);
     if (k)
         return cli_report(c, "copy", p->from, &err);
+    if (p->without.kind)
+        cli_say("copied \"%s\" without its metadata: %s", p->from, p->without.msg);
     if (c->verbose)
-        cli_say("copied \"%s\" to \"%s\" in %.3f ms%s", p->from, p->to, cli_now_ms() - start_ms,
-                p->size == CLI_SIZE_UNKNOWN ? ", by its store" : "");
+        cli_say("copied \"%s\" to \"%s\" in %.3f ms", p->from, p->to, cli_now_ms() - start_ms);
     if (!c->json)
         return CLI_DONE;
     result = json_object();
@@ -172,7 +131,6 @@ static enum cli_exit copy(struct copy *p)
         json_object_set_new(result, "size", json_null());
     else
         cli_json_set_number(result, "size", p->size);
-    json_object_set_new(result, "by_store", json_boolean(p->size == CLI_SIZE_UNKNOWN));
     return cli_json_print(c, result);
 }
 
@@ -226,11 +184,12 @@ const struct cli_command cli_cp = {
             "has no \"://\" is a file, \"-\" is standard input or output. A destination that ends\n"
             "in \"/\", or a directory, gets the last segment of the source's name added.\n"
             "\n"
-            "Between names of one store the store copies, whatever the size. Where it cannot,\n"
-            "and between stores, the object goes through this process with its content type\n"
-            "and metadata of your own, up to 8 MiB. A file becomes an object of up to 8 MiB.\n"
+            "Between names of one store the store copies, where it can; else, and between\n"
+            "stores, the object goes through this process as a stream, of any size, with its\n"
+            "content type, other headers and metadata of your own. Where the destination\n"
+            "keeps none of these it is copied without, and that is told.\n"
             "\n"
-            "With --json: from, to, size (null where the store copied), by_store.\n"
+            "With --json: from, to, size (null between two objects, if it is not known).\n"
             "\n"
             "Examples:\n"
             "  larder cp s3://data/a.csv s3://backup/2026/\n"

@@ -102,7 +102,7 @@ static enum cli_exit read_list(const struct cli *c, const struct get_opts *o, st
         code = CLI_FAILED;
     }
     for (size_t i = 0; i < l->n; i++) /* files may be named with folders, and then these are made */
-        l->item[i].make_dirs = true;
+        l->item[i]->make_dirs = true;
     free(line);
     if (f != stdin)
         fclose(f);
@@ -112,7 +112,10 @@ static enum cli_exit read_list(const struct cli *c, const struct get_opts *o, st
 /* ---- all objects below a prefix ---- */
 
 struct below {
-    struct cli_get_list *list;
+    struct cli *cli;
+    struct cli_getter *getter;
+    size_t n; /* objects found */
+    const char *uri;
     const char *prefix; /* of keys: empty, or ends in "/" */
     const char *dir;
 };
@@ -142,50 +145,42 @@ static const char *refuse_path(const char *rel, uint64_t size, bool *folder)
 static enum larder_kind add_listed(void *user, const struct larder_entry *e)
 {
     struct below *b = user;
-    const char *key = cli_key(e->uri), *rel, *refused = "it is not below the prefix";
-    struct cli_get_item *item;
-    char *target = NULL;
-    bool folder = false;
+    const char *key = cli_key(e->uri), *rel;
+    struct cli_get_item item = { .size = e->size, .refused = "it is not below the prefix", .make_dirs = true };
+    bool ok = true;
 
     if (e->is_prefix)
         return LARDER_OK;
+    item.uri = (char *)e->uri;
     if (key && !strncmp(key, b->prefix, strlen(b->prefix))) {
         rel = key + strlen(b->prefix);
-        refused = refuse_path(rel, e->size, &folder);
-        if (!refused && asprintf(&target, "%s/%s", b->dir, rel) == -1)
-            b->list->no_memory = true;
+        item.refused = refuse_path(rel, e->size, &item.folder);
+        if (!item.refused)
+            ok = asprintf(&item.target, "%s/%s", b->dir, rel) != -1;
     }
-    if (!b->list->no_memory && cli_get_add(b->list, e->uri, target, &item)) {
-        item->size = e->size;
-        item->refused = refused;
-        item->folder = folder;
-        item->make_dirs = true;
-    }
-    free(target);
-    return b->list->no_memory ? LARDER_NO_MEMORY : LARDER_OK;
+    ok = ok && cli_get_more(b->getter, &item);
+    b->n += ok;
+    free(item.target);
+    return ok ? LARDER_OK : LARDER_NO_MEMORY;
 }
 
-static enum cli_exit list_below(struct cli *c, const char *uri, const char *dir, struct cli_get_list *l)
+/* What is below the prefix, told to the getter as the pages of the listing come. */
+static enum cli_exit list_below(struct cli_getter *g, void *user)
 {
-    struct below b = { .list = l, .dir = dir };
-    struct cli_progress *progress;
+    struct below *b = user;
     struct larder_err err = { 0 };
-    enum cli_exit code = CLI_DONE;
     char *prefix = NULL;
     enum larder_kind k;
+    enum cli_exit code;
 
-    if (asprintf(&prefix, "%s%s", uri, uri[0] && uri[strlen(uri) - 1] == '/' ? "" : "/") == -1)
+    if (asprintf(&prefix, "%s%s", b->uri, b->uri[0] && b->uri[strlen(b->uri) - 1] == '/' ? "" : "/") == -1)
         return out_of_memory();
-    b.prefix = cli_key(prefix) ? cli_key(prefix) : "";
-    progress = cli_progress_start(c, uri);
-    k = cli_list(c, prefix, NULL, add_listed, &b, &err);
-    cli_progress_stop(&progress);
-    if (k == LARDER_OK && l->n == 0)
+    b->getter = g;
+    b->prefix = cli_key(prefix) ? cli_key(prefix) : "";
+    k = cli_list(b->cli, prefix, NULL, add_listed, b, &err);
+    if (k == LARDER_OK && b->n == 0)
         k = cli_fail(&err, LARDER_NOT_FOUND, "there is no object below it");
-    if (l->no_memory)
-        code = out_of_memory();
-    else if (k)
-        code = cli_report(c, "list", prefix, &err);
+    code = k ? cli_report(b->cli, "list", prefix, &err) : CLI_DONE;
     free(prefix);
     return code;
 }
@@ -209,11 +204,14 @@ static enum cli_exit get_listed(struct cli *c, const struct get_opts *o, char **
     const char *shared;
     enum cli_exit code = CLI_DONE;
 
-    if (o->recursive)
-        code = cli_open(c) ? list_below(c, uris[0], uris[1], l) : CLI_FAILED;
-    else if (o->from_file)
+    if (o->recursive) {
+        struct below b = { .cli = c, .uri = uris[0], .dir = uris[1] };
+
+        return cli_open(c) ? cli_get_all(c, l, (unsigned)o->jobs, list_below, &b) : CLI_FAILED;
+    }
+    if (o->from_file)
         code = read_list(c, o, l);
-    for (int i = 0; i < n && !o->recursive; i++) {
+    for (int i = 0; i < n; i++) {
         if (o->output)
             cli_get_add(l, uris[i], o->output, NULL);
         else
@@ -223,10 +221,10 @@ static enum cli_exit get_listed(struct cli *c, const struct get_opts *o, char **
         return code;
     if (l->no_memory)
         return out_of_memory();
-    shared = o->recursive ? NULL : cli_get_shared(l);
+    shared = cli_get_shared(l);
     if (shared)
         return cli_usage(c, "several of the URIs would be written to \"%s\"", shared);
-    return c->larder || cli_open(c) ? cli_get_all(c, l, (unsigned)o->jobs) : CLI_FAILED;
+    return c->larder || cli_open(c) ? cli_get_all(c, l, (unsigned)o->jobs, NULL, NULL) : CLI_FAILED;
 }
 
 /* Is what was asked for one thing? */

@@ -68,6 +68,29 @@ enum larder_kind cli_write_object(struct cli *c, const struct larder_object *o, 
     return writer_end(&w, writer_add(&w, larder_object_data(o), size, 0, size), err);
 }
 
+static void writer_progress(void *user, uint64_t done, uint64_t size)
+{
+    struct writer *w = user;
+
+    cli_progress_add(w->to->progress, 0, done - w->size);
+    w->size = done;
+    cli_progress_set(w->own, done, size);
+}
+
+/* By windows: bytes are written while others still arrive, and an object of any size takes no more memory. */
+static enum larder_kind writer_get(struct writer *w, const char *uri, int timeout_ms, struct larder_err *err)
+{
+    enum larder_kind k = larder_get_to_fd(w->cli->larder, uri, w->to->fd, timeout_ms, writer_progress, w, NULL, err);
+
+    if (k != LARDER_IO || !err->sys)
+        return k;
+    errno = err->sys;
+    if (!w->to->name)
+        w->cli->stdout_errno = errno;
+    return w->to->name ? cli_fail_sys(&w->err, LARDER_IO, "could not write \"%s\"", w->to->name)
+                       : cli_fail_sys(&w->err, LARDER_IO, "could not write standard output");
+}
+
 /* Begin again: a file of ours can, what went down a pipe cannot be taken back. */
 static bool writer_restart(struct writer *w)
 {
@@ -87,10 +110,9 @@ enum larder_kind cli_fetch(struct cli *c, const char *uri, const struct cli_sink
     enum larder_kind k;
 
     writer_start(&w, uri);
-    /* By windows: bytes are written while others still arrive, and an object of any size takes no more memory. */
-    k = larder_stream(c->larder, uri, c->timeout_ms, writer_add, &w, err);
+    k = writer_get(&w, uri, c->timeout_ms, err);
     for (int i = 0; i < RESTARTS && k == LARDER_PRECONDITION && to->name && writer_restart(&w); i++)
-        k = larder_stream(c->larder, uri, cli_left_ms(c, start_ms), writer_add, &w, err);
+        k = writer_get(&w, uri, cli_left_ms(c, start_ms), err);
     k = writer_end(&w, k, err);
     if (k == LARDER_OK) /* other threads' requests count here, too: then it says asked */
         *out = (struct cli_fetched){ w.size, cli_asks(c) == asks, cli_now_ms() - start_ms };

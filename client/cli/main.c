@@ -38,13 +38,13 @@ static const char global_help[] = "Options of all commands, before or behind the
                                   "Of several URIs all are tried, and the worst counts.\n";
 
 static const struct cli_command *const commands[] = {
-    &cli_get, &cli_cat, &cli_put,    &cli_cp,     &cli_ls,  &cli_stat,
-    &cli_rm,  &cli_why, &cli_status, &cli_doctor, &cli_run, &cli_ref,
+    &cli_get,  &cli_cat, &cli_put,    &cli_cp,     &cli_ls,  &cli_stat, &cli_rm,
+    &cli_sign, &cli_why, &cli_status, &cli_doctor, &cli_run, &cli_ref,
 };
 
 /* Names that are spoken for: a user who tries one learns that it is no mistake of theirs. */
 static const char *const later_commands[] = {
-    "sign", "warm", "evict", "pin", "unpin", "top", "verify", "bench",
+    "warm", "evict", "pin", "unpin", "top", "verify", "bench",
 };
 
 static void print_help(const struct cli_command *command)
@@ -75,13 +75,14 @@ enum cli_exit cli_usage(const struct cli *c, const char *fmt, ...)
     return CLI_USAGE;
 }
 
-/* "1m30s", "500ms", "0". False: not that, or more than an int of milliseconds. */
-static bool parse_duration(const char *text, int *out_ms)
+bool cli_duration(const char *text, int *out_ms)
 {
     static const struct {
         const char *name;
         long ms;
-    } units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60 * 1000 }, { "h", 60 * 60 * 1000 } }; /* "ms" before "m" */
+    } units[] = {
+        { "ms", 1 }, { "s", 1000 }, { "m", 60 * 1000 }, { "h", 60 * 60 * 1000 }, { "d", 24L * 60 * 60 * 1000 }
+    }; /* "ms" before "m" */
     long total = 0;
 
     if (!strcmp(text, "0")) {
@@ -106,7 +107,7 @@ static bool parse_duration(const char *text, int *out_ms)
         if (u == CLI_LEN(units))
             return false;
         text += strlen(units[u].name);
-        total += n * units[u].ms; /* at most 2^31 * 2^22, and total stays below 2^31 */
+        total += n * units[u].ms; /* at most 2^31 * 2^27, and total stays below 2^31 */
         if (total > INT_MAX)
             return false;
     }
@@ -122,7 +123,7 @@ static bool take_global(struct cli *c, int opt)
         c->cache_dir = optarg;
         return true;
     case OPT_TIMEOUT:
-        if (parse_duration(optarg, &c->timeout_ms))
+        if (cli_duration(optarg, &c->timeout_ms))
             return true;
         c->stop = cli_usage(c, "--timeout takes a time such as 500ms, 30s, 2m or 0, not \"%s\"", optarg);
         return false;

@@ -109,16 +109,21 @@ done:
     return k;
 }
 
-/* Give a file without a name a temporary one. */
-static bool link_tmp(struct cli_output *o)
+/* Give a file without a name its own, or where that is taken a temporary one. */
+static bool link_tmp(struct cli_output *o, bool *in_place)
 {
     char self[FD_PATH_LEN];
 
+    *in_place = false;
     if (o->tmp[0])
         return true;
-    if (!make_tmp_name(o))
+    fd_path(o->fd, self);
+    *in_place = linkat(AT_FDCWD, self, o->dirfd, base_name(o->path), AT_SYMLINK_FOLLOW) == 0;
+    if (*in_place)
+        return true;
+    if (errno != EEXIST || !make_tmp_name(o))
         return false;
-    if (linkat(AT_FDCWD, fd_path(o->fd, self), o->dirfd, o->tmp, AT_SYMLINK_FOLLOW) == 0)
+    if (linkat(AT_FDCWD, self, o->dirfd, o->tmp, AT_SYMLINK_FOLLOW) == 0)
         return true;
     o->tmp[0] = '\0';
     return false;
@@ -126,14 +131,14 @@ static bool link_tmp(struct cli_output *o)
 
 enum larder_kind cli_output_commit(struct cli_output *o, struct larder_err *err)
 {
-    bool ok = o->dirfd == -1 || link_tmp(o);
+    bool in_place = false, ok = o->dirfd == -1 || link_tmp(o, &in_place);
     int fd = o->fd;
 
     if (ok) {
         o->fd = -1;
-        ok = close(fd) == 0; /* on a network file system writes fail here */
+        ok = close(fd) == 0; /* on a network file system writes fail here; those have no nameless files */
     }
-    if (ok && o->dirfd != -1) {
+    if (ok && o->tmp[0]) {
         ok = renameat(o->dirfd, o->tmp, o->dirfd, base_name(o->path)) == 0;
         if (ok)
             o->tmp[0] = '\0';

@@ -120,6 +120,70 @@ class View:
         self.data = memoryview(ffi.buffer(data, size)).toreadonly()
 
 
+def put_opts(content_type=None, user=(), create_only=False, if_match=None, content_encoding=None, cache_control=None,
+             content_disposition=None, content_language=None):
+    """The options and what they point to, which must be kept."""
+    opts = ffi.new("struct larder_put_opts *")
+    opts.struct_size, opts.create_only = ffi.sizeof("struct larder_put_opts"), create_only
+    texts = [ffi.new("char[]", t.encode()) for pair in dict(user).items() for t in pair]
+    pairs, keep = ffi.new("char *[]", texts), [texts]
+    opts.user, opts.n_user = pairs, len(texts) // 2
+    keep.append(pairs)
+    for name, text in (("content_type", content_type), ("if_match", if_match), ("content_encoding", content_encoding),
+                       ("cache_control", cache_control), ("content_disposition", content_disposition),
+                       ("content_language", content_language)):
+        if text is not None:
+            keep.append(ffi.new("char[]", text.encode()))
+            setattr(opts, name, keep[-1])
+    return opts, keep
+
+
+SIZE_UNKNOWN = 2**64 - 1  # LARDER_SIZE_UNKNOWN: a macro, which cffi does not see
+
+
+class Writer:
+    """An object that is written piece by piece. Leaving its block commits it; an exception there aborts it."""
+
+    def __init__(self, l, w):
+        self._larder, self._w = l, w  # the larder outlives it
+
+    def _call(self, function, *arguments):
+        err = ffi.new("struct larder_err *")
+        if not self._w[0]:
+            raise ValueError("this writer is done")
+        check(function(*arguments, err), err)
+
+    def write(self, data):
+        with ffi.from_buffer("char[]", data) as b:
+            self._call(lib.larder_writer_write, self._w[0], b, len(b))
+
+    def read_from(self, file):
+        """All that `file.readinto()` gives, without a copy; the number of bytes."""
+        room, n, total = ffi.new("void **"), ffi.new("size_t *"), 0
+        while True:
+            self._call(lib.larder_writer_room, self._w[0], room, n)
+            got = file.readinto(ffi.buffer(room[0], n[0]))
+            if not got:
+                return total
+            self._call(lib.larder_writer_filled, self._w[0], got)
+            total += got
+
+    def commit(self):
+        self._call(lib.larder_writer_commit, self._w)
+
+    def abort(self):
+        lib.larder_writer_abort(self._w)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.commit()
+        else:
+            self.abort()
+
+
 class Larder:
     def __init__(self, cache_dir=None):
         self.cache_dir, out, err = cache_dir, ffi.new("struct larder **"), ffi.new("struct larder_err *")
@@ -244,14 +308,41 @@ class Larder:
         finally:
             lib.larder_meta_free(out)
 
-    def put(self, uri, data, content_type=None, user=(), create_only=False, timeout=None):
-        opts = ffi.new("struct larder_put_opts *")
-        opts.struct_size, opts.create_only = ffi.sizeof("struct larder_put_opts"), create_only
-        texts = [ffi.new("char[]", t.encode()) for pair in dict(user).items() for t in pair]
-        pairs, kind = ffi.new("char *[]", texts), ffi.new("char[]", (content_type or "").encode())  # opts only points
-        opts.user, opts.n_user, opts.content_type = pairs, len(texts) // 2, kind if content_type else ffi.NULL
+    def put(self, uri, data, timeout=None, **options):
+        opts, _keep = put_opts(**options)
         with ffi.from_buffer("char[]", data) as b:
             self._call(lib.larder_put, c_text(uri), b, len(b), opts, ms(timeout))
+
+    def writer(self, uri, size=None, timeout=None, **options):
+        opts, _keep = put_opts(**options)
+        out = ffi.new("struct larder_writer **")
+        self._call(lib.larder_writer_open, c_text(uri), SIZE_UNKNOWN if size is None else size, opts, ms(timeout), out)
+        return Writer(self._l, out)
+
+    def delete_many(self, uris, timeout=None):
+        """None or a LarderError for each, in order."""
+        keep = [ffi.new("char[]", c_text(u)) for u in uris]
+        out, results, err = ffi.new("struct larder_result[]", len(keep)), [], ffi.new("struct larder_err *")
+        lib.larder_delete_many(self._l, ffi.new("char *[]", keep), len(keep), ms(timeout), out, err)
+        for r in out:
+            try:
+                results.append(check(r.kind, r.err))
+            except LarderError as e:
+                results.append(e)
+        return results
+
+    def sign(self, uri, put=False, lifetime=0, content_md5=None, content_type=None, timeout=None):
+        """(url, {header: value}, expires)"""
+        opts, out = ffi.new("struct larder_sign_opts *"), ffi.new("struct larder_signed *")
+        opts.struct_size, opts.put, opts.lifetime_s = ffi.sizeof("struct larder_sign_opts"), put, lifetime
+        keep = [ffi.NULL if t is None else ffi.new("char[]", t.encode()) for t in (content_md5, content_type)]
+        opts.content_md5, opts.content_type = keep
+        self._call(lib.larder_sign, c_text(uri), opts, ms(timeout), out)
+        try:
+            headers = [ffi.string(out.headers[i]).decode() for i in range(out.n_headers)]
+            return ffi.string(out.url).decode(), dict(h.split(": ", 1) for h in headers), out.expires
+        finally:
+            lib.larder_signed_free(out)
 
     def delete(self, uri, timeout=None):
         self._call(lib.larder_delete, c_text(uri), ms(timeout))

@@ -65,6 +65,8 @@ static void reply_init(struct fake_reply *r)
     larder__wire__status_reply__init(&r->items);
     larder__wire__page__init(&r->page);
     larder__wire__many__init(&r->many);
+    larder__wire__staging__init(&r->staging);
+    larder__wire__signed__init(&r->signed_url);
     r->raw = NULL;
     r->raw_len = 0;
 }
@@ -233,4 +235,23 @@ void fake_items(struct fake_reply *r, Larder__Wire__StatusItem **item, size_t n)
     r->items.n_item = n;
     r->msg.body_case = LARDER__WIRE__REPLY__BODY_STATUS_REPLY;
     r->msg.status_reply = &r->items;
+}
+
+void fake_staging(struct fake_reply *r, uint32_t block, const char *name, uint64_t size)
+{
+    r->staging.block = block;
+    r->staging.name = (char *)(uintptr_t)name;
+    r->staging.size = size;
+    r->msg.body_case = LARDER__WIRE__REPLY__BODY_STAGING;
+    r->msg.staging = &r->staging;
+}
+
+void fake_signed(struct fake_reply *r, const char *url, char **header, size_t n, int64_t expires)
+{
+    r->signed_url.url = (char *)(uintptr_t)url;
+    r->signed_url.header = header;
+    r->signed_url.n_header = n;
+    r->signed_url.expires = expires;
+    r->msg.body_case = LARDER__WIRE__REPLY__BODY_SIGNED;
+    r->msg.signed_ = &r->signed_url;
 }

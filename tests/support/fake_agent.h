@@ -24,6 +24,8 @@ struct fake_reply {
     Larder__Wire__StatusReply items;
     Larder__Wire__Page page;
     Larder__Wire__Many many;
+    Larder__Wire__Staging staging;
+    Larder__Wire__Signed signed_url;
     const void *raw;
     size_t raw_len;
 };
@@ -53,5 +55,7 @@ void fake_meta(struct fake_reply *r, const struct ldr_meta *meta);
 void fake_page(struct fake_reply *r, Larder__Wire__Entry **entry, size_t n, const char *next);
 void fake_many(struct fake_reply *r, Larder__Wire__ManyItem **item, size_t n);
 void fake_items(struct fake_reply *r, Larder__Wire__StatusItem **item, size_t n);
+void fake_staging(struct fake_reply *r, uint32_t block, const char *name, uint64_t size);
+void fake_signed(struct fake_reply *r, const char *url, char **header, size_t n, int64_t expires);
 
 #endif

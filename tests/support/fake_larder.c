@@ -7,10 +7,12 @@
  *   wait-N       every call waits for that file first
  *   cold…        with a timeout of 0 a read finds nothing in the cache
  *   moved-N      N bytes 'x', whose version is another one at each look
- *   nocopy…      as the target of a copy: UNSUPPORTED, as for another container
- *   plain…       as the target of a put: metadata is UNSUPPORTED
+ *   plain…       as the target of a put or copy: metadata is UNSUPPORTED
+ *   full-N       as the target of a writer: no more than N bytes (UNAVAILABLE)
+ *   gate-N       as the target of a writer: behind its first piece it waits for the gate
+ *   unsigned…    UNSUPPORTED to be signed
  * Listings come in pages of FAKE_PAGE entries. $FAKE_LARDER_DIR/calls gets a line for each larder_get_many(),
- * larder_get_range(), larder_read(), larder_list() and larder_copy(). While $FAKE_LARDER_DIR/no-agent exists, no agent
+ * larder_get_range(), larder_read(), larder_list(), larder_copy(), larder_writer_open() and larder_delete_many(). While $FAKE_LARDER_DIR/no-agent exists, no agent
  * answers to larder_status() and larder_why().
  * As a connection would, $FAKE_LARDER_DIR/connection is held open for writing; nothing is ever written to it.
  * Every call but those on objects put before counts as a request to the agent. */
@@ -27,9 +29,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FAKE_PUT_MAX ((size_t)8 << 20)
+#define FAKE_PUT_MAX ((size_t)8 << 20) /* of larder_put(): the program takes a writer beyond */
 #define FAKE_PIECE   ((size_t)64 << 10)
 #define FAKE_USER    8
+#define FAKE_HEADERS 5 /* texts of the metadata, in the order of `headers` */
 #define FAKE_PAGE    5
 #define FAKE_KEYS    512
 #define FAKE_TIME    1767225600 /* 2026-01-01 */
@@ -52,7 +55,7 @@ struct larder_meta {
     int exists;
     uint64_t size;
     char *text;                          /* of the file: NUL-terminated strings */
-    const char *content_type;            /* into text; NULL: none */
+    const char *header[FAKE_HEADERS];    /* into text; NULL: none */
     const char *user[2 * FAKE_USER + 1]; /* into text; name, value, … */
     size_t n_user;
 };
@@ -403,6 +406,47 @@ enum larder_kind larder_stream(struct larder *l, const char *uri, int timeout_ms
     return cut ? ldr_fail(err, LARDER_UNAVAILABLE, "the store went away") : LARDER_OK;
 }
 
+struct fd_sink {
+    int fd;
+    larder_progress_fn *progress;
+    void *user;
+    uint64_t done;
+    struct larder_err err; /* of the descriptor */
+};
+
+static enum larder_kind fd_add(void *user, const void *p, size_t n, uint64_t offset, uint64_t size)
+{
+    struct fd_sink *s = user;
+    const char *bytes = p;
+
+    (void)offset;
+    while (n > 0) {
+        ssize_t done = write(s->fd, bytes, n);
+
+        if (done == -1)
+            return ldr_fail_sys(&s->err, LARDER_IO, "could not write");
+        bytes += done;
+        n -= (size_t)done;
+        s->done += (uint64_t)done;
+    }
+    if (s->progress)
+        s->progress(s->user, s->done, size);
+    return LARDER_OK;
+}
+
+enum larder_kind larder_get_to_fd(struct larder *l, const char *uri, int fd, int timeout_ms,
+                                  larder_progress_fn *progress, void *user, uint64_t *size, struct larder_err *err)
+{
+    struct fd_sink s = { .fd = fd, .progress = progress, .user = user };
+    enum larder_kind k = larder_stream(l, uri, timeout_ms, fd_add, &s, err);
+
+    if (s.err.kind)
+        *err = s.err;
+    if (k == LARDER_OK && size)
+        *size = s.done;
+    return k;
+}
+
 enum larder_kind larder_head(struct larder *l, const char *uri, int timeout_ms, struct larder_meta **out,
                              struct larder_err *err)
 {
@@ -429,8 +473,10 @@ enum larder_kind larder_head(struct larder *l, const char *uri, int timeout_ms, 
     m->text = m->exists ? read_whole(path, &text_len) : NULL;
     free(path);
     if (m->text) {
-        m->content_type = *m->text ? m->text : NULL;
-        for (p = m->text + strlen(m->text) + 1; p < m->text + text_len && m->n_user < FAKE_USER; m->n_user++)
+        p = m->text;
+        for (int i = 0; i < FAKE_HEADERS; i++, p += strlen(p) + 1)
+            m->header[i] = *p ? p : NULL;
+        for (; p < m->text + text_len && m->n_user < FAKE_USER; m->n_user++)
             for (int i = 0; i < 2; i++, p += strlen(p) + 1)
                 m->user[2 * m->n_user + (size_t)i] = p;
     }
@@ -450,12 +496,20 @@ uint64_t larder_meta_size(const struct larder_meta *m)
 
 int64_t larder_meta_last_modified(const struct larder_meta *m)
 {
-    return m->content_type ? FAKE_TIME : INT64_MIN;
+    return m->header[0] ? FAKE_TIME : INT64_MIN;
 }
 
 const char *larder_meta_text(const struct larder_meta *m, enum larder_meta_field field)
 {
-    return field == LARDER_META_ETAG ? "e7a6" : field == LARDER_META_CONTENT_TYPE ? m->content_type : NULL;
+    static const enum larder_meta_field headers[FAKE_HEADERS] = {
+        LARDER_META_CONTENT_TYPE, LARDER_META_CONTENT_ENCODING, LARDER_META_CACHE_CONTROL,
+        LARDER_META_CONTENT_DISPOSITION, LARDER_META_CONTENT_LANGUAGE
+    };
+
+    for (int i = 0; i < FAKE_HEADERS; i++)
+        if (headers[i] == field)
+            return m->header[i];
+    return field == LARDER_META_ETAG ? "e7a6" : NULL;
 }
 
 int larder_meta_user(const struct larder_meta *m, size_t i, const char **name, const char **value)
@@ -475,37 +529,218 @@ void larder_meta_free(struct larder_meta **m)
     *m = NULL;
 }
 
-enum larder_kind larder_put(struct larder *l, const char *uri, const void *data, size_t len,
-                            const struct larder_put_opts *opts, int timeout_ms, struct larder_err *err)
+/* ---- writes ---- */
+
+static enum larder_kind check_put(struct larder *l, const char *uri, const struct larder_put_opts *o, int timeout_ms,
+                                  struct larder_err *err)
 {
     enum larder_kind k = enter(l, uri, timeout_ms, err);
-    char *path = path_of(l, uri, "data"), *meta_path = path_of(l, uri, "meta"), *uri_path = path_of(l, uri, "uri");
-    char meta[4096];
+    char *path = path_of(l, uri, "data");
+    bool there = access(path, F_OK) == 0;
     uint64_t unused;
-    size_t n = 0;
-    bool ok;
 
+    free(path);
     __atomic_fetch_add(&l->counts.asks, 1, __ATOMIC_RELAXED);
-    if (k)
-        goto done;
-    if (len > FAKE_PUT_MAX)
-        k = ldr_fail(err, LARDER_LIMIT_EXCEEDED, "%zu bytes are too many", len);
-    else if (opts && opts->create_only && access(path, F_OK) == 0)
-        k = ldr_fail_http(err, LARDER_EXISTS, 412, "the object is there already");
-    else if (opts && (opts->content_type || opts->n_user) && magic(uri, "plain", &unused))
-        k = ldr_fail(err, LARDER_UNSUPPORTED, "this store keeps no metadata");
-    if (k)
-        goto done;
-    n = (size_t)snprintf(meta, 256, "%s", opts && opts->content_type ? opts->content_type : "") + 1;
-    for (size_t i = 0; opts && i < 2 * opts->n_user && i < 2 * (size_t)FAKE_USER; i++)
-        n += (size_t)snprintf(meta + n, 200, "%s", opts->user[i]) + 1;
-    ok = write_whole(path, data, len) && write_whole(meta_path, meta, n) && write_whole(uri_path, uri, strlen(uri));
-    k = ok ? LARDER_OK : ldr_fail(err, LARDER_INTERNAL, "the fake's store cannot be written");
-done:
+    if (k || !o)
+        return k;
+    if (o->create_only && there)
+        return ldr_fail_http(err, LARDER_EXISTS, 412, "the object is there already");
+    if (o->if_match && (!there || strcmp(o->if_match, "e7a6") != 0))
+        return ldr_fail_http(err, LARDER_PRECONDITION, 412, "the object has another ETag");
+    if ((o->content_type || o->n_user) && magic(uri, "plain", &unused))
+        return ldr_fail(err, LARDER_UNSUPPORTED, "this store keeps no metadata");
+    return LARDER_OK;
+}
+
+static size_t add_text(char *to, size_t n, const char *text)
+{
+    return n + (size_t)snprintf(to + n, 200, "%s", text ? text : "") + 1;
+}
+
+/* The file of the metadata; returns its length. */
+static size_t meta_text(const struct larder_put_opts *o, char to[4096])
+{
+    static const struct larder_put_opts none;
+    size_t n = 0;
+
+    o = o ? o : &none;
+    n = add_text(to, n, o->content_type);
+    n = add_text(to, n, o->content_encoding);
+    n = add_text(to, n, o->cache_control);
+    n = add_text(to, n, o->content_disposition);
+    n = add_text(to, n, o->content_language);
+    for (size_t i = 0; i < 2 * o->n_user && i < 2 * (size_t)FAKE_USER; i++)
+        n = add_text(to, n, o->user[i]);
+    return n;
+}
+
+static enum larder_kind keep(struct larder *l, const char *uri, const void *data, size_t len, const char *meta,
+                             size_t meta_len, struct larder_err *err)
+{
+    char *path = path_of(l, uri, "data"), *meta_path = path_of(l, uri, "meta"), *uri_path = path_of(l, uri, "uri");
+    bool ok = write_whole(path, data, len) && write_whole(meta_path, meta, meta_len) &&
+              write_whole(uri_path, uri, strlen(uri));
+
     free(uri_path);
     free(meta_path);
     free(path);
+    return ok ? LARDER_OK : ldr_fail(err, LARDER_INTERNAL, "the fake's store cannot be written");
+}
+
+enum larder_kind larder_put(struct larder *l, const char *uri, const void *data, size_t len,
+                            const struct larder_put_opts *opts, int timeout_ms, struct larder_err *err)
+{
+    enum larder_kind k = check_put(l, uri, opts, timeout_ms, err);
+    char meta[4096];
+
+    if (k)
+        return k;
+    if (len > FAKE_PUT_MAX)
+        return ldr_fail(err, LARDER_LIMIT_EXCEEDED, "%zu bytes are too many", len);
+    return keep(l, uri, data, len, meta, meta_text(opts, meta), err);
+}
+
+struct larder_writer {
+    struct larder *l;
+    char *uri, *data;
+    size_t len, cap;
+    uint64_t size, most;
+    bool gate;
+    char meta[4096];
+    size_t meta_len;
+};
+
+enum larder_kind larder_writer_open(struct larder *l, const char *uri, uint64_t size,
+                                    const struct larder_put_opts *opts, int timeout_ms, struct larder_writer **out,
+                                    struct larder_err *err)
+{
+    enum larder_kind k = check_put(l, uri, opts, timeout_ms, err);
+    struct larder_writer *w;
+    uint64_t unused;
+
+    if (size == LARDER_SIZE_UNKNOWN)
+        note(l, "writer -\n");
+    else
+        note(l, "writer %ju\n", (uintmax_t)size);
+    if (k)
+        return k;
+    w = *out = calloc(1, sizeof *w);
+    w->l = l;
+    w->uri = strdup(uri);
+    w->size = size;
+    w->most = magic(uri, "full-", &w->most) ? w->most : UINT64_MAX;
+    w->gate = magic(uri, "gate-", &unused);
+    w->meta_len = meta_text(opts, w->meta);
+    return LARDER_OK;
+}
+
+enum larder_kind larder_writer_room(struct larder_writer *w, void **p, size_t *n, struct larder_err *err)
+{
+    *n = w->size - w->len < FAKE_PIECE ? (size_t)(w->size - w->len) : FAKE_PIECE;
+    if (*n == 0)
+        return ldr_fail(err, LARDER_INVALID, "the announced size is reached");
+    if (w->len + *n > w->cap) {
+        w->cap = (w->len + *n) * 2;
+        w->data = realloc(w->data, w->cap);
+    }
+    *p = w->data + w->len;
+    return LARDER_OK;
+}
+
+enum larder_kind larder_writer_filled(struct larder_writer *w, size_t n, struct larder_err *err)
+{
+    w->len += n;
+    if (w->gate)
+        wait_for_gate(w->l);
+    return w->len > w->most ? ldr_fail(err, LARDER_UNAVAILABLE, "the store is full") : LARDER_OK;
+}
+
+enum larder_kind larder_writer_write(struct larder_writer *w, const void *p, size_t n, struct larder_err *err)
+{
+    const char *bytes = p;
+    enum larder_kind k = LARDER_OK;
+
+    while (n > 0 && k == LARDER_OK) {
+        void *room = NULL;
+        size_t m = 0;
+
+        k = larder_writer_room(w, &room, &m, err);
+        if (k)
+            break;
+        m = m < n ? m : n;
+        memcpy(room, bytes, m);
+        k = larder_writer_filled(w, m, err);
+        bytes += m;
+        n -= m;
+    }
     return k;
+}
+
+enum larder_kind larder_writer_commit(struct larder_writer **w, struct larder_err *err)
+{
+    enum larder_kind k = (*w)->size != LARDER_SIZE_UNKNOWN && (*w)->size != (*w)->len
+                             ? ldr_fail(err, LARDER_INVALID, "not the size that was announced")
+                             : keep((*w)->l, (*w)->uri, (*w)->data, (*w)->len, (*w)->meta, (*w)->meta_len, err);
+
+    larder_writer_abort(w);
+    return k;
+}
+
+void larder_writer_abort(struct larder_writer **w)
+{
+    if (!*w)
+        return;
+    free((*w)->data);
+    free((*w)->uri);
+    free(*w);
+    *w = NULL;
+}
+
+enum larder_kind larder_delete_many(struct larder *l, const char *const uris[], size_t n, int timeout_ms,
+                                    struct larder_result out[], struct larder_err *err)
+{
+    enum larder_kind k = LARDER_OK;
+
+    note(l, "delete_many %zu\n", n);
+    for (size_t i = 0; i < n; i++) {
+        out[i] = (struct larder_result){ 0 };
+        out[i].kind = larder_delete(l, uris[i], timeout_ms, &out[i].err);
+        if (out[i].kind && !k) {
+            k = out[i].kind;
+            *err = out[i].err;
+        }
+    }
+    return k;
+}
+
+enum larder_kind larder_sign(struct larder *l, const char *uri, const struct larder_sign_opts *opts, int timeout_ms,
+                             struct larder_signed *out, struct larder_err *err)
+{
+    enum larder_kind k = enter(l, uri, timeout_ms, err);
+    int64_t lifetime_s = opts->lifetime_s ? opts->lifetime_s : 3600;
+    uint64_t unused;
+
+    if (k)
+        return k;
+    if (magic(uri, "unsigned", &unused))
+        return ldr_fail(err, LARDER_UNSUPPORTED, "this store signs no URLs");
+    out->headers = calloc(2, sizeof *out->headers);
+    if (asprintf(&out->url, "https://signed.example/%s?%s&%jd", strstr(uri, "://") + 3, opts->put ? "put" : "get",
+                 (intmax_t)lifetime_s) == -1 ||
+        (opts->content_md5 && asprintf(&out->headers[out->n_headers++], "Content-MD5: %s", opts->content_md5) == -1) ||
+        (opts->content_type && asprintf(&out->headers[out->n_headers++], "Content-Type: %s", opts->content_type) == -1))
+        return ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    out->expires = FAKE_TIME + lifetime_s;
+    return LARDER_OK;
+}
+
+void larder_signed_free(struct larder_signed *s)
+{
+    for (size_t i = 0; i < s->n_headers; i++)
+        free(s->headers[i]);
+    free(s->headers);
+    free(s->url);
+    *s = (struct larder_signed){ 0 };
 }
 
 enum larder_kind larder_delete(struct larder *l, const char *uri, int timeout_ms, struct larder_err *err)
@@ -606,20 +841,23 @@ enum larder_kind larder_list(struct larder *l, const char *prefix, const struct 
 
 enum larder_kind larder_copy(struct larder *l, const char *from, const char *to, int timeout_ms, struct larder_err *err)
 {
-    size_t scheme = (size_t)(strstr(from, "://") - from) + 3, container = scheme + strcspn(from + scheme, "/") + 1;
     enum larder_kind k = enter(l, to, timeout_ms, err);
-    char *bytes = NULL;
+    char *bytes = NULL, *meta = NULL, *path;
+    size_t len = 0, meta_len = 0;
     uint64_t unused;
-    size_t len = 0;
 
     note(l, "copy\n");
+    k = k ? k : whole(l, from, timeout_ms, &bytes, &len, err);
     if (k)
         return k;
-    if (magic(to, "nocopy", &unused) || strncmp(from, to, container) != 0)
-        return ldr_fail(err, LARDER_UNSUPPORTED, "two stores");
-    k = whole(l, from, timeout_ms, &bytes, &len, err);
-    if (k == LARDER_OK)
-        k = larder_put(l, to, bytes, len < FAKE_PUT_MAX ? len : FAKE_PUT_MAX, NULL, timeout_ms, err);
+    path = path_of(l, from, "meta");
+    meta = read_whole(path, &meta_len);
+    free(path);
+    if (meta && meta_len > FAKE_HEADERS && magic(to, "plain", &unused))
+        k = ldr_fail(err, LARDER_UNSUPPORTED, "this store keeps no metadata");
+    else
+        k = keep(l, to, bytes, len, meta ? meta : "\0\0\0\0", meta ? meta_len : FAKE_HEADERS, err);
+    free(meta);
     free(bytes);
     return k;
 }

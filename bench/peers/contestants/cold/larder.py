@@ -3,7 +3,6 @@ inside the clock, and the agent is a child that `larder run` waits for, so its C
 process. down: store -> cache -> file, as the first reader of a node pays it. The cache is removed after the clock (--keep)."""
 import re
 from larder_agent import *
-PUT_MAX = 8 << 20
 class Larder:
     name, dir = "larder", RAM / "cold"
     def knows(self, command, option):
@@ -14,7 +13,6 @@ class Larder:
     def command(self, d, s, n, size, src, dst):
         what = "get" if d == "down" else "put"
         if not self.knows(what, "-r"): raise NotImplementedError(f"this larder has no `{what} -r`")
-        if d == "up" and size > PUT_MAX: raise NotImplementedError("objects of more than 8 MiB cannot be put in this release")
         if len(str(self.dir)) > 50: raise RuntimeError("PEERS_WORK is too long: `larder run` would put its cache elsewhere")
         self.cache = Cache(self.dir, s3_store(), "s3")
         a, b = (f"s3://{BUCKET}/{s}/", dst) if d == "down" else (src, f"s3://{UP}/{s}/")
