@@ -1,5 +1,6 @@
 /* body.c - see body.h. */
 #include "agent/body.h"
+#include "backends/sum.h"
 #include "common/hash.h"
 #include "common/log.h"
 
@@ -226,11 +227,19 @@ static enum larder_kind read_all(int fd, uint64_t length, uint8_t *room,
     return k;
 }
 
-static enum larder_kind take_into_hash(void *user, const uint8_t *p, size_t n, uint64_t offset, struct larder_err *err)
+struct sums {
+    XXH3_state_t *xxh3;
+    uint64_t crc32c;
+};
+
+static enum larder_kind take_into_sums(void *user, const uint8_t *p, size_t n, uint64_t offset, struct larder_err *err)
 {
+    struct sums *s = user;
+
     (void)offset;
     (void)err;
-    XXH3_64bits_update(user, p, n);
+    XXH3_64bits_update(s->xxh3, p, n);
+    s->crc32c = ldr_sum_crc(LDR_SUM_CRC32C, s->crc32c, p, n);
     return LARDER_OK;
 }
 
@@ -275,17 +284,20 @@ static enum larder_kind cut(struct ldr_body *b, uint64_t length, struct larder_e
     return LARDER_OK;
 }
 
+/* The one time that the agent reads the body before it is sent. */
 static enum larder_kind hash(struct ldr_body *b, uint8_t *room, struct larder_err *err)
 {
-    XXH3_state_t *state = XXH3_createState();
-    enum larder_kind k = state ? LARDER_OK : ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
+    struct sums s = { .xxh3 = XXH3_createState() };
+    enum larder_kind k = s.xxh3 ? LARDER_OK : ldr_fail(err, LARDER_NO_MEMORY, "out of memory");
 
     if (!k) {
-        XXH3_64bits_reset(state);
-        k = read_all(b->fill.fd, b->size, room, take_into_hash, state, err);
-        b->fill.hash = XXH3_64bits_digest(state);
+        XXH3_64bits_reset(s.xxh3);
+        k = read_all(b->fill.fd, b->size, room, take_into_sums, &s, err);
+        b->fill.hash = XXH3_64bits_digest(s.xxh3);
+        b->crc32c = s.crc32c;
+        b->has_crc32c = !k;
     }
-    XXH3_freeState(state);
+    XXH3_freeState(s.xxh3);
     return k;
 }
 

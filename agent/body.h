@@ -21,6 +21,8 @@ struct ldr_body {
     int memfd;                       /* or here, >= 0 */
     char name[LDR_STAGING_NAME_MAX]; /* of a staged one; else "" */
     bool sealed;
+    bool has_crc32c; /* sealed, and read for its hash: the store gets the CRC without another pass */
+    uint64_t crc32c;
     struct ldr_task task; /* ldr_body_free_later() */
 };
 

@@ -114,6 +114,8 @@ static void send_part(struct ldr_piece *p)
     op->part = p->block + 1;
     op->fd = ldr_body_fd(p->body);
     op->size_bytes = p->length;
+    op->has_crc32c = p->body->has_crc32c;
+    op->crc32c = p->body->crc32c;
     p->attempt.counters = &s->domain->counters;
     p->attempt.done = part_answered;
     p->state = LDR_PIECE_SENDING;
@@ -194,6 +196,8 @@ static void commit_whole(struct ldr_stage *s)
         ldr_piece_drop(p);
         w->block_log2 = s->block_log2;
         op->fd = ldr_body_fd(w->body);
+        op->has_crc32c = w->body->has_crc32c;
+        op->crc32c = w->body->crc32c;
     } else {
         op->bytes = "";
     }

@@ -139,6 +139,8 @@ struct ldr_op {
     const void *bytes;
     int fd;
     uint64_t size_bytes;
+    bool has_crc32c; /* the caller has read the body already, and knows its CRC32C */
+    uint64_t crc32c;
     const struct ldr_meta *put_meta; /* content type and the like, user metadata; NULL: none */
     bool create_only;                /* EXISTS if there is one; UNSUPPORTED where the store cannot promise it */
 

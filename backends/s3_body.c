@@ -151,12 +151,24 @@ static enum larder_kind add_file(struct pass *p, const struct ldr_op *op, struct
     return k;
 }
 
+/* Is all that is wanted known, so that the body need not be read for it? */
+static bool is_known(const struct s3_op *o)
+{
+    return o->op->has_crc32c && o->crc_algo == LDR_SUM_CRC32C && !o->with_md5 && !o->with_sha && !is_xml(o);
+}
+
 static enum larder_kind sum_up(struct s3_op *o, struct larder_err *err)
 {
     const struct ldr_op *op = o->op;
     struct pass p = { 0 };
-    enum larder_kind k = pass_begin(&p, o, err);
+    enum larder_kind k;
 
+    if (is_known(o)) {
+        o->crc = op->crc32c;
+        memcpy(o->payload, LDR_SIGV4_UNSIGNED, sizeof LDR_SIGV4_UNSIGNED);
+        return LARDER_OK;
+    }
+    k = pass_begin(&p, o, err);
     if (!k && is_xml(o))
         add_bytes(&p, (const char *)o->body.p, o->body.len);
     else if (!k && op->bytes)
@@ -196,7 +208,7 @@ static bool is_quick(const struct s3_op *o)
 {
     const struct ldr_op *op = o->op;
 
-    return is_xml(o) || op->size_bytes == 0 ||
+    return is_xml(o) || is_known(o) || op->size_bytes == 0 ||
            (op->bytes && op->size_bytes <= (o->with_md5 || o->with_sha ? HERE_DIGEST_MAX : HERE_CRC_MAX));
 }
 

@@ -12,14 +12,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define STAGING LDR_NAME_STAGING "/"
-#define PIECE   ((size_t)(2 * LDR_MIB)) /* of one pwrite(): the kernel keeps as much in one piece, for those who map it */
+/* Of one pwrite(): the kernel keeps as much in one piece, for those who map it. On tmpfs, where it does not, what a core's
+ * cache holds. */
+#define PIECE       ((size_t)2 * LDR_MIB)
+#define PIECE_TMPFS ((size_t)256 * LDR_KIB)
 
 struct larder_writer {
     struct larder *l;
@@ -40,7 +45,8 @@ struct larder_writer {
     char file[sizeof STAGING + LDR_WIRE_STAGING_MAX]; /* below the cache directory; "": by messages */
     bool no_staging;                                  /* it was tried in vain */
 
-    uint8_t *buf; /* of PIECE bytes, which follow those that are stored; NULL until it is needed */
+    size_t piece; /* PIECE or PIECE_TMPFS */
+    uint8_t *buf; /* of `piece` bytes, which follow those that are stored; NULL until it is needed */
     size_t held;  /* in it */
 };
 
@@ -262,7 +268,7 @@ static enum larder_kind flush(struct larder_writer *w, struct larder_err *err)
 static enum larder_kind pass_on(struct larder_writer *w, struct larder_err *err)
 {
     bool complete = block_left(w) == 0 || w->taken == w->size;
-    enum larder_kind k = complete || w->held == PIECE ? flush(w, err) : LARDER_OK;
+    enum larder_kind k = complete || w->held == w->piece ? flush(w, err) : LARDER_OK;
 
     return k || !complete ? k : seal(w, err);
 }
@@ -305,10 +311,18 @@ static enum larder_kind fits(const struct larder_writer *w, uint64_t n, struct l
                           (unsigned long long)most);
 }
 
+static size_t piece_for(struct larder *l)
+{
+    const struct ldr_gen *g = atomic_load(&l->gen);
+    struct statfs fs;
+
+    return g && fstatfs(g->dirfd, &fs) == 0 && fs.f_type == TMPFS_MAGIC ? PIECE_TMPFS : PIECE;
+}
+
 static bool has_buf(struct larder_writer *w)
 {
     if (!w->buf)
-        w->buf = malloc(PIECE);
+        w->buf = malloc(w->piece);
     return w->buf != NULL;
 }
 
@@ -339,6 +353,7 @@ enum larder_kind ldr_writer_open_by(struct larder *l, const char *uri, uint64_t 
     w->token = ldr_self_token(&l->self);
     w->upload_id = ldr_upload_id();
     w->size = size;
+    w->piece = piece_for(l);
     w->by_ns = w->deadline_ns = deadline_ns;
     k = open_upload(w, text, &o, &meta, err);
     if (k && k != LARDER_NO_AGENT) /* it may have been heard */
@@ -377,12 +392,12 @@ static enum larder_kind take(struct larder_writer *w, const uint8_t *p, size_t n
     if (k)
         return k;
     n = n < block_left(w) ? n : (size_t)block_left(w);
-    whole = n == block_left(w) || w->taken + n == w->size ? n : n - n % PIECE;
+    whole = n == block_left(w) || w->taken + n == w->size ? n : n - n % w->piece;
     if (w->held == 0 && whole > 0) {
         n = whole;
         k = store(w, p, n, err);
     } else if (has_buf(w)) {
-        n = n < PIECE - w->held ? n : PIECE - w->held;
+        n = n < w->piece - w->held ? n : w->piece - w->held;
         memcpy(w->buf + w->held, p, n);
         w->held += n;
     } else {
@@ -429,7 +444,7 @@ enum larder_kind larder_writer_room(struct larder_writer *w, void **p, size_t *n
     if (k)
         return leave(w, k, &why, err);
     room = block_left(w);
-    room = room < PIECE - w->held ? room : PIECE - w->held;
+    room = room < w->piece - w->held ? room : w->piece - w->held;
     if (w->size != LARDER_SIZE_UNKNOWN && w->size - w->taken < room)
         room = w->size - w->taken;
     *p = w->buf + w->held;
@@ -444,7 +459,7 @@ enum larder_kind larder_writer_filled(struct larder_writer *w, size_t n, struct 
 
     if (k || n == 0)
         return k;
-    if (!w->has_block || !w->buf || n > PIECE - w->held || n > block_left(w))
+    if (!w->has_block || !w->buf || n > w->piece - w->held || n > block_left(w))
         k = ldr_fail(&why, LARDER_INVALID, "%zu bytes are more than there was room for", n);
     if (!k)
         k = fits(w, n, &why);
