@@ -125,6 +125,21 @@ enum larder_kind ldr_fill_write(struct ldr_fill *f, const void *p, size_t n, str
     return LARDER_OK;
 }
 
+bool ldr_fill_direct(struct ldr_fill *f, uint64_t left, int *fd, uint64_t *at)
+{
+    if (left != f->size - f->written - f->piece_len || (f->piece_len && write_piece(f, NULL)))
+        return false;
+    f->unhashed = true;
+    *fd = f->fd;
+    *at = f->written;
+    return true;
+}
+
+void ldr_fill_moved(struct ldr_fill *f, size_t n)
+{
+    f->written += n;
+}
+
 enum larder_kind ldr_fill_seal(struct ldr_fill *f, struct larder_err *err)
 {
     enum larder_kind k = f->piece_len ? write_piece(f, err) : LARDER_OK;
@@ -133,7 +148,7 @@ enum larder_kind ldr_fill_seal(struct ldr_fill *f, struct larder_err *err)
         k = ldr_fail(err, LARDER_UNAVAILABLE, "only %" PRIu64 " of %" PRIu64 " bytes arrived", f->written, f->size);
     if (!k)
         k = ldr_cache_dir_own(f->blocks->dir, f->fd, 0440, "a block", err);
-    f->hash = XXH3_64bits_digest(f->hash_state);
+    f->hash = f->unhashed ? LDR_HASH_NONE : XXH3_64bits_digest(f->hash_state);
     piece_give(f->blocks, f->size, &f->piece);
     return k;
 }

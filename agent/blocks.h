@@ -47,11 +47,11 @@ struct ldr_fill {
     struct ldr_blocks *blocks; /* NULL: not open */
     int fd;                    /* no name until it is linked */
     uint64_t size, written;
-    uint64_t hash;  /* XXH3-64 of the whole, once sealed */
+    uint64_t hash;  /* XXH3-64 of the whole, once sealed; or LDR_HASH_NONE */
     uint8_t *piece; /* gathers what is not written yet; NULL: nothing is gathered */
     size_t piece_len;
     void *hash_state;
-    bool allocated, linked;
+    bool allocated, linked, unhashed;
 };
 
 /* Reserve (unless `reserved`: the caller has, and gives that to the fill) and allocate `size` (> 0) bytes.
@@ -60,6 +60,10 @@ enum larder_kind ldr_fill_open(struct ldr_blocks *b, uint64_t size, bool reserve
                                struct larder_err *err);
 /* Append; CORRUPT when it would grow over its size. */
 enum larder_kind ldr_fill_write(struct ldr_fill *f, const void *p, size_t n, struct larder_err *err);
+/* The `left` bytes that are missing are put into *fd from *at on by somebody else, who tells with ldr_fill_moved(): nobody
+ * reads them here, so that the block has no hash (LDR_HASH_NONE). False: they do not make it full, or IO. */
+bool ldr_fill_direct(struct ldr_fill *f, uint64_t left, int *fd, uint64_t *at);
+void ldr_fill_moved(struct ldr_fill *f, size_t n);
 /* All bytes are there: write the rest, fix mode and group. UNAVAILABLE: some are missing. */
 enum larder_kind ldr_fill_seal(struct ldr_fill *f, struct larder_err *err);
 /* Give it its name; from now on its space belongs to the block. EXISTS: that block is there already. */

@@ -55,17 +55,48 @@ static void filled_on_ipc(struct ldr_task *t)
     end_if_all_came(f);
 }
 
-static void seal_on_pool(struct ldr_task *t)
+static void link_block(struct ldr_filled *x)
 {
-    struct ldr_filled *x = LDR_CONTAINER(t, struct ldr_filled, task);
-
-    x->kind = ldr_fill_seal(&x->fill, &x->err);
-    if (!x->kind)
-        x->kind = ldr_fill_link(&x->fill, &x->id, x->block, &x->err);
+    x->kind = ldr_fill_link(&x->fill, &x->id, x->block, &x->err);
     /* The same block was evicted a moment ago: the index is about to free its file's name. */
     for (int i = 0; i < NAME_TRIES && x->kind == LARDER_EXISTS; i++) {
         nanosleep(&(struct timespec){ .tv_nsec = LDR_NS_PER_MS }, NULL);
         x->kind = ldr_fill_link(&x->fill, &x->id, x->block, &x->err);
+    }
+}
+
+static void linked_on_ipc(struct ldr_task *t)
+{
+    struct ldr_filled *x = LDR_CONTAINER(t, struct ldr_filled, task);
+
+    x->linked(x);
+}
+
+static void link_on_pool(struct ldr_task *t)
+{
+    struct ldr_filled *x = LDR_CONTAINER(t, struct ldr_filled, task);
+
+    link_block(x);
+    t->run = linked_on_ipc;
+    ldr_mailbox_post(&x->domain->ipc_box, t);
+}
+
+void ldr_filled_link(struct ldr_filled *x)
+{
+    x->task.run = link_on_pool;
+    ldr_pool_post(x->domain->pool, &x->task);
+}
+
+static void seal_on_pool(struct ldr_task *t)
+{
+    struct ldr_filled *x = LDR_CONTAINER(t, struct ldr_filled, task);
+    struct ldr_gate *gate = x->fetch->gate;
+
+    x->kind = ldr_fill_seal(&x->fill, &x->err);
+    if (!x->kind && !(gate && atomic_fetch_add(&gate->named, 1) + 1 == atomic_load(&gate->last))) {
+        link_block(x);
+        if (x->kind && gate)
+            atomic_fetch_sub(&gate->named, 1);
     }
     if (x->kind)
         ldr_log(LDR_WARN, "fetch", "could not keep a block uri=\"%s\" reason=\"%s\"", x->fetch->name->text, x->err.msg);
@@ -83,6 +114,7 @@ static enum larder_kind hand_over(struct ldr_fetch *f, struct larder_err *err)
     x->fetch = f;
     x->domain = f->domain;
     x->fill = f->fill;
+    x->sums = f->sums;
     x->id = f->id;
     x->block = f->fill_block;
     x->task.run = seal_on_pool;
@@ -177,6 +209,14 @@ static bool vouches_for_ranges(const struct ldr_fetch *f)
            ldr_validator_strong(v.p, v.len);
 }
 
+/* One that comes whole in one block was checked by its backend. */
+static void begin_sums(struct ldr_fetch *f)
+{
+    bool several = f->meta.size_bytes > UINT64_C(1) << f->log2;
+
+    ldr_block_sums_begin(&f->sums, f->crcs && several ? atomic_load(f->crcs) : 0);
+}
+
 /* Open the fill of `block` in the room that is reserved for it; room for another version goes back. */
 static enum larder_kind open_fill(struct ldr_fetch *f, uint32_t block, struct larder_err *err)
 {
@@ -188,6 +228,7 @@ static enum larder_kind open_fill(struct ldr_fetch *f, uint32_t block, struct la
     else
         ldr_room_give_back(&f->domain->space, &f->room);
     f->fill_block = block;
+    begin_sums(f);
     return ldr_fill_open(&f->domain->blocks, ldr_room_len(&r, block), reserved, &f->fill, err);
 }
 
@@ -284,6 +325,7 @@ static void rewind_fill(struct ldr_fill *fill)
 {
     fill->written = 0;
     fill->piece_len = 0;
+    fill->unhashed = false;
     XXH3_64bits_reset(fill->hash_state);
 }
 
@@ -293,6 +335,7 @@ static enum larder_kind begin_block(struct ldr_fetch *f, uint64_t offset, uint64
         return ldr_fail(err, LARDER_PRECONDITION, "\"%.200s\" is not what it was", f->name->text);
     if (ldr_fill_is_open(&f->fill)) {
         rewind_fill(&f->fill);
+        begin_sums(f);
         return LARDER_OK;
     }
     f->cache_failed = open_fill(f, f->block, &f->err) != LARDER_OK;
@@ -350,6 +393,7 @@ static enum larder_kind write_blocks(struct ldr_fetch *f, const uint8_t *p, size
                 k = open_fill(f, f->fill_block + 1, err);
             continue;
         }
+        ldr_block_sums_add(&f->sums, p, take);                 /* while they are in the processor's cache */
         k = ldr_fill_write(&f->fill, p, take ? take : n, err); /* one byte too many is its failure to tell */
         p += take;
         n -= take;
@@ -373,6 +417,22 @@ static enum larder_kind sink_write(struct ldr_sink *s, const void *p, size_t n, 
     if (f->what == LDR_FETCH_OBJECT && f->end == LDR_END_DONE) /* a small object, of which all is kept */
         return ldr_fail(err, LARDER_CORRUPT, "more bytes arrived than the %zu announced", f->mem_cap);
     return cut(f, f->end, err); /* the first bytes are all that is kept of this one */
+}
+
+/* A block whose bytes nobody here has to see may come past this process. */
+static bool sink_direct(struct ldr_sink *s, uint64_t left, int *file, uint64_t *at)
+{
+    struct ldr_fetch *f = LDR_CONTAINER(s, struct ldr_fetch, sink);
+
+    return (f->what == LDR_FETCH_BLOCK || f->what == LDR_FETCH_OBJECT) && !f->stream && !f->sums.algos &&
+           ldr_fill_is_open(&f->fill) && ldr_fill_direct(&f->fill, left, file, at);
+}
+
+static enum larder_kind sink_moved(struct ldr_sink *s, size_t n, struct larder_err *err)
+{
+    (void)err;
+    ldr_fill_moved(&LDR_CONTAINER(s, struct ldr_fetch, sink)->fill, n);
+    return LARDER_OK;
 }
 
 /* The store has answered for good. Net or pool thread. */
@@ -426,7 +486,7 @@ struct ldr_fetch *ldr_fetch_new(struct ldr_domain *d, struct ldr_name *name, enu
     f->name = ldr_name_ref(name);
     f->what = what;
     f->fill.fd = -1;
-    f->sink = (struct ldr_sink){ .begin = sink_begin, .write = sink_write };
+    f->sink = (struct ldr_sink){ .begin = sink_begin, .write = sink_write, .direct = sink_direct, .moved = sink_moved };
     ldr_meta_init(&f->meta);
     return f;
 }
@@ -454,13 +514,14 @@ void ldr_fetch_start(struct ldr_fetch *f)
     op->uri = f->name->text;
     op->container = f->name->container;
     op->key = f->name->key;
-    op->deadline_ns = ldr_deadline_ns(FETCH_LIMIT_MS);
+    op->deadline_ns = ldr_deadline_ns(f->limit_ms ? (int)f->limit_ms : FETCH_LIMIT_MS);
     op->fd = -1;
     op->sink = &f->sink;
     op->ranged = op->what == LDR_OP_GET && !f->stream;
     op->offset = f->offset;
     op->length = f->what == LDR_FETCH_OBJECT ? f->domain->cfg->block_size : f->want;
     op->if_match = f->validator;
+    op->part = f->part;
     op->if_none_match = f->known;
     op->delimiter = f->delimiter;
     op->start = f->start;

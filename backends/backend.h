@@ -35,6 +35,11 @@ struct ldr_sink {
     enum larder_kind (*begin)(struct ldr_sink *s, const struct ldr_meta *meta, uint64_t offset, uint64_t length,
                               struct larder_err *err);
     enum larder_kind (*write)(struct ldr_sink *s, const void *p, size_t n, struct larder_err *err);
+    /* Optional; a backend may ask once, after begin() and before or between writes. True: the `left` bytes of the answer
+     * that are still to come belong into *file from *at on, and whoever can put them there without reading them does so and
+     * tells by moved(), in place of write(). */
+    bool (*direct)(struct ldr_sink *s, uint64_t left, int *file, uint64_t *at);
+    enum larder_kind (*moved)(struct ldr_sink *s, size_t n, struct larder_err *err);
 };
 
 /* One page of a listing. Texts are owned by the page. */
@@ -146,7 +151,7 @@ struct ldr_op {
 
     /* writes in parts, see enum ldr_op_what */
     struct ldr_multipart *upload;
-    uint32_t part; /* 1 .. LDR_PARTS_MAX */
+    uint32_t part; /* 1 .. LDR_PARTS_MAX. Head: 0, or of this part alone: meta.size_bytes is the part's (HEAD_SUM) */
 
     struct ldr_delete_item *items;
     size_t n_items;           /* 1 .. LDR_DELETE_MANY_MAX */
@@ -191,6 +196,7 @@ void ldr_op_rearm(struct ldr_op *op);
 #define LDR_CAP_USER_META    8u
 #define LDR_CAP_STREAM_ONLY  16u /* ranges of two requests may be of two versions: one request brings the whole object */
 #define LDR_CAP_PUT_IF_MATCH 32u /* put, UPLOAD_END and delete: if_match is honoured by the store */
+#define LDR_CAP_HEAD_SUM     64u /* a head tells checksums that a ranged get keeps to itself; it may be of a part */
 
 /* Settings of one store, as the configuration has them (reference: docs/configuration.md). */
 struct ldr_store_cfg {
@@ -234,7 +240,8 @@ struct ldr_backend_ops {
 struct ldr_backend {
     const struct ldr_backend_ops *ops;
     struct ldr_backend_env env;
-    struct ldr_pace *pace; /* of the agent (agent/pace.h), none of the backend's business; NULL: none */
+    struct ldr_pace *pace;   /* of the agent (agent/pace.h), none of the backend's business; NULL: none */
+    _Atomic unsigned silent; /* heads in a row that told no checksum: load_check.c */
 };
 
 /* What is compiled in; NULL: no such kind. registry.c. */

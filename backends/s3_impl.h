@@ -22,6 +22,7 @@
 
 #define LDR_S3_URL_MAX     (48 * LDR_KIB) /* a prefix of LDR_KEY_MAX and a cursor of LDR_WIRE_START_MAX, all escaped */
 #define LDR_S3_HEADERS_MAX (64 * LDR_KIB) /* of a request */
+#define LDR_S3_DIRECT_MIN  (2 * LDR_MIB)  /* of a body, for which a connection is given up: see http.h, direct_into */
 #define LDR_S3_ETAG_MAX    256
 #define LDR_S3_CHECKSUM    "x-amz-checksum-"
 #define LDR_S3_USER_META   "x-amz-meta-"
@@ -85,7 +86,9 @@ struct s3_op {
     bool cred_tried;     /* sent a second time with other credentials */
     bool crc_tried;      /* sent a second time without a CRC */
     bool region_tried;   /* sent a second time to the bucket's region */
-    char key_id[160];    /* of the credentials that signed it */
+    /* what it was signed with; others may have learnt better since */
+    char key_id[160], region[LDR_S3_REGION_MAX];
+    int64_t skew_s;
 
     /* the answer */
     bool good;           /* its status is the success of this op */
@@ -156,6 +159,8 @@ bool ldr_s3_retry_without_crc_on_net(struct s3_op *o, int status, const char *co
 /* ---- s3_reply.c ---- */
 enum larder_kind ldr_s3_on_headers(struct ldr_http_req *r, const struct ldr_http_reply *reply, struct larder_err *err);
 enum larder_kind ldr_s3_on_body(struct ldr_http_req *r, const void *p, size_t n, struct larder_err *err);
+bool ldr_s3_direct_into(struct ldr_http_req *r, uint64_t left, int *file, uint64_t *at);
+enum larder_kind ldr_s3_on_moved(struct ldr_http_req *r, size_t n, struct larder_err *err);
 void ldr_s3_on_done(struct ldr_http_req *r, enum larder_kind kind, const struct larder_err *err);
 bool ldr_s3_number(const char **p, char end, uint64_t *out); /* decimal digits up to `end`, which is stepped over */
 int64_t ldr_s3_time(const char *text);                       /* "2009-10-12T17:50:30.000Z"; else LDR_TIME_UNKNOWN */

@@ -114,7 +114,7 @@ static enum larder_kind read_meta(struct s3_op *o, const struct ldr_http_reply *
     while (ok && ldr_http_header_next(reply, &pos, &name, &name_len, &value, &n)) {
         if (is_name(name, name_len, "etag") && !in_body)
             ok = ldr_s3_add_etag(m, value, n);
-        else if (starts_with(name, name_len, LDR_S3_CHECKSUM) && !is_name(name, name_len, LDR_S3_CHECKSUM "type"))
+        else if (starts_with(name, name_len, LDR_S3_CHECKSUM))
             ok = meta_add_pair(m, LDR_TAG_CHECKSUM, name + strlen(LDR_S3_CHECKSUM), name_len - strlen(LDR_S3_CHECKSUM),
                                value, n);
         else if (!put && starts_with(name, name_len, LDR_S3_USER_META))
@@ -224,11 +224,18 @@ static bool has_xml(const struct s3_op *o)
            o->ask == LDR_OP_UPLOAD_COPY || o->ask == LDR_OP_UPLOAD_END || o->ask == LDR_OP_DELETE_MANY;
 }
 
+static bool is_of_part(const struct s3_op *o)
+{
+    return o->op->what == LDR_OP_HEAD && o->op->part;
+}
+
 static bool is_success(const struct s3_op *o, int status)
 {
     switch (o->ask) {
     case LDR_OP_GET:
         return status == 200 || (status == 206 && o->op->ranged) || (status == 304 && o->op->if_none_match);
+    case LDR_OP_HEAD:
+        return status == 200 || (status == 206 && is_of_part(o));
     case LDR_OP_DELETE:
     case LDR_OP_UPLOAD_ABORT:
         return status == 200 || status == 202 || status == 204;
@@ -331,6 +338,24 @@ int64_t ldr_s3_time(const char *text)
     return end && (!strcmp(end, "Z") || !strcmp(end, "+00:00")) ? (int64_t)timegm(&tm) : LDR_TIME_UNKNOWN;
 }
 
+bool ldr_s3_direct_into(struct ldr_http_req *r, uint64_t left, int *file, uint64_t *at)
+{
+    struct s3_op *o = LDR_CONTAINER(r, struct s3_op, http);
+    struct ldr_sink *sink = o->op->sink;
+
+    return o->good && !o->sum.algo && left >= LDR_S3_DIRECT_MIN && left == o->due - o->got &&
+           sink->direct(sink, left, file, at);
+}
+
+enum larder_kind ldr_s3_on_moved(struct ldr_http_req *r, size_t n, struct larder_err *err)
+{
+    struct s3_op *o = LDR_CONTAINER(r, struct s3_op, http);
+    struct ldr_op *op = o->op;
+
+    o->got += n;
+    return tell(o, op->sink->moved(op->sink, n, &op->err), err);
+}
+
 /* ---- refusals ---- */
 
 struct refusal {
@@ -362,7 +387,7 @@ static void read_refusal(const struct s3_op *o, const void *p, size_t n, struct 
 
 static bool is_other_region(const struct s3_op *o, const struct refusal *f)
 {
-    return f->region[0] && strcmp(f->region, ldr_s3_region_of(o->s3, o->op->container)) != 0 &&
+    return f->region[0] && strcmp(f->region, o->region) != 0 &&
            (f->status == 301 || f->status == 307 || f->status == 400);
 }
 
@@ -416,17 +441,17 @@ static enum larder_kind kind_of_refusal(const struct s3_op *o, const struct refu
         return LARDER_INVALID;
     if (has_code(f, "NoSuchKey") && o->op->if_match && o->op->what != LDR_OP_DELETE && is_conditional(o->op))
         return LARDER_PRECONDITION; /* what is not there does not have it */
+    /* before the code, which is InvalidRequest where Swift refuses to complete an upload */
+    if ((status == 412 || status == 409) && is_conditional(o->op) && o->http.attempts > 1)
+        return LARDER_OUTCOME_UNKNOWN; /* the first one may be what changed it, or is about to */
+    if (status == 412 || has_code(f, "PreconditionFailed"))
+        return o->op->create_only ? LARDER_EXISTS : LARDER_PRECONDITION;
     if (ldr_s3_kind_of_code(f->code, &kind))
         return kind;
     if (status == 404)
         return LARDER_NOT_FOUND;
     if (status == 401 || status == 403)
         return LARDER_DENIED;
-    if (status == 412 || has_code(f, "PreconditionFailed")) {
-        if (is_conditional(o->op) && o->http.attempts > 1) /* the first one may be what changed it */
-            return LARDER_OUTCOME_UNKNOWN;
-        return o->op->create_only ? LARDER_EXISTS : LARDER_PRECONDITION;
-    }
     if (status == 501)
         return LARDER_UNSUPPORTED;
     if (status == 429 || status >= 500)
@@ -468,8 +493,7 @@ static void say_why(const struct s3_op *o, const struct refusal *f, enum larder_
 
     if (is_other_region(o, f))
         snprintf(out, cap, "bucket \"%s\" is in region \"%s\", %s \"%s\"", op->container, f->region,
-                 o->s3->region_fixed ? "the setting \"region\" says" : "it was asked for in",
-                 ldr_s3_region_of(o->s3, op->container));
+                 o->s3->region_fixed ? "the setting \"region\" says" : "it was asked for in", o->region);
     else if (kind == LARDER_NOT_FOUND && has_code(f, "NoSuchBucket") && op->what == LDR_OP_COPY)
         snprintf(out, cap, "one of the buckets does not exist");
     else if (kind == LARDER_NOT_FOUND && has_code(f, "NoSuchBucket"))
@@ -481,12 +505,14 @@ static void say_why(const struct s3_op *o, const struct refusal *f, enum larder_
     else if (kind == LARDER_NOT_FOUND && has_code(f, "NoSuchUpload"))
         snprintf(out, cap, "the store has no such upload, it was completed or aborted");
     else if (kind == LARDER_EXISTS && op->what == LDR_OP_MAKE_CONTAINER)
-        snprintf(out, cap, "somebody else has a bucket of this name");
+        snprintf(out, cap, "there is a bucket of this name, and the store does not say that it is ours");
     else if (kind == LARDER_EXISTS)
         snprintf(out, cap, "the object exists already");
     else if (kind == LARDER_OUTCOME_UNKNOWN)
         snprintf(out, cap, "%s",
-                 o->ask == LDR_OP_HEAD ? "the store has no such upload any more, and no such object"
+                 o->ask == LDR_OP_HEAD ? f->status == 404
+                                             ? "the store has no such upload any more, and no such object"
+                                             : "the store has no such upload any more, and does not show the object"
                  : op->create_only     ? "the object exists; a first attempt without an answer may have created it"
                                        : "the object changed; a first attempt without an answer may have changed it");
     else if (kind == LARDER_PRECONDITION)
@@ -515,8 +541,8 @@ static enum larder_kind refused(struct s3_op *o, const struct refusal *f)
         return LARDER_OK; /* gone is gone */
     if (op->what == LDR_OP_MAKE_CONTAINER && has_code(f, "BucketAlreadyOwnedByYou"))
         return LARDER_OK;
-    if (op->what == LDR_OP_UPLOAD_END && o->ask == LDR_OP_HEAD && kind == LARDER_NOT_FOUND)
-        kind = LARDER_OUTCOME_UNKNOWN;
+    if (op->what == LDR_OP_UPLOAD_END && o->ask == LDR_OP_HEAD && !ldr_kind_retry(kind))
+        kind = LARDER_OUTCOME_UNKNOWN; /* whatever it is: nothing was proved */
     op->no_container = has_code(f, "NoSuchBucket");
     op->throttled = f->status == 429 || f->status == 503 || has_code(f, "SlowDown");
     if (kind == LARDER_UNAVAILABLE)
@@ -531,7 +557,7 @@ static enum larder_kind refused(struct s3_op *o, const struct refusal *f)
 static bool learn_clock(struct s3_op *o, const struct refusal *f)
 {
     int64_t date = o->http.reply.date_s, now = time(NULL);
-    int64_t off = date - (now + o->s3->skew_s);
+    int64_t off = date - (now + o->skew_s);
     bool mute = !f->code[0] && (f->status == 403 || f->status == 400) && (off > SKEW_S || off < -SKEW_S);
 
     if (o->clock_tried || date == 0 || !(mute || has_code(f, "RequestTimeTooSkewed")))
@@ -550,7 +576,8 @@ static bool learn_region(struct s3_op *o, const struct refusal *f)
     if (o->region_tried || !is_other_region(o, f))
         return false;
     o->region_tried = true;
-    return ldr_s3_learn_region_on_net(o->s3, o->op->container, f->region);
+    return !strcmp(f->region, ldr_s3_region_of(o->s3, o->op->container)) || /* another op has learnt it since */
+           ldr_s3_learn_region_on_net(o->s3, o->op->container, f->region);
 }
 
 /* ---- the end ---- */

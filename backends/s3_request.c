@@ -59,6 +59,8 @@ void ldr_s3_end(struct s3_op *o, enum larder_kind kind)
     ldr_sum_release(&o->sum);
     ldr_buf_release(&o->body);
     ldr_buf_release(&o->url);
+    if (o->lines.p) /* a token and a customer's key may stand in it */
+        explicit_bzero(o->lines.p, o->lines.room);
     ldr_buf_release(&o->lines);
     ldr_buf_release(&o->text);
     free(o);
@@ -132,6 +134,10 @@ static bool add_target(struct s3_op *o)
     case LDR_OP_DELETE_MANY:
     case LDR_OP_MAKE_CONTAINER:
         return ldr_s3_many_query(&o->url, o);
+    case LDR_OP_HEAD:
+        return ldr_sigv4_escape(&o->url, o->op->key, true) &&
+               (o->op->what != LDR_OP_HEAD || !o->op->part ||
+                ldr_buf_addf(&o->url, "?partNumber=%" PRIu32, o->op->part));
     default:
         return ldr_sigv4_escape(&o->url, o->op->key, true) && ldr_s3_upload_query(&o->url, o);
     }
@@ -326,7 +332,7 @@ static enum larder_kind build(struct s3_op *o, const struct ldr_cred *cred, stru
     struct s3 *s3 = o->s3;
     struct ldr_sigv4 sign = { .method = ldr_s3_methods[o->ask],
                               .payload = o->payload,
-                              .region = ldr_s3_region_of(s3, o->op->container),
+                              .region = o->region,
                               .service = "s3",
                               .kept = &s3->day_key,
                               .time_s = time(NULL) + s3->skew_s };
@@ -335,6 +341,8 @@ static enum larder_kind build(struct s3_op *o, const struct ldr_cred *cred, stru
     size_t path_at = 0;
     enum larder_kind k = make_url(o, host, sizeof host, &path_at, err);
 
+    snprintf(o->region, sizeof o->region, "%s", ldr_s3_region_of(s3, o->op->container));
+    o->skew_s = s3->skew_s;
     o->lines.len = 0;
     if (!k)
         k = ldr_sigv4_date(sign.time_s, date, err);
@@ -403,6 +411,11 @@ static void cred_ready(struct ldr_cred_ask *a, enum larder_kind kind, const stru
                                      .on_headers = ldr_s3_on_headers,
                                      .on_body = ldr_s3_on_body,
                                      .on_done = ldr_s3_on_done };
+    if (o->ask == LDR_OP_GET && op->sink->direct && op->ranged && op->length >= LDR_S3_DIRECT_MIN) {
+        o->http.direct_into = ldr_s3_direct_into;
+        o->http.on_moved = ldr_s3_on_moved;
+        o->http.last_of_connection = op->if_match != NULL; /* else nobody knows yet how large it is */
+    }
     if (o->ask == LDR_OP_COPY || o->ask == LDR_OP_UPLOAD_COPY || o->ask == LDR_OP_UPLOAD_END)
         o->http.stall_timeout_ms = SLOW_MS;
     /* an answer in XML may come blank by blank while the store works */

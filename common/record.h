@@ -18,6 +18,8 @@
 #define LDR_RECORD_MAX     65520 /* 16 overflow pages less their header */
 #define LDR_RECORD_DEFAULT 20464 /* 5 of them: the default of inline_limit, head included */
 
+#define LDR_HASH_NONE 0 /* of a block: its bytes went from the connection to the disk, and nobody has read them */
+
 #define LDR_FLAG_INLINE     1u /* the object's bytes follow the head */
 #define LDR_FLAG_LM_UNKNOWN 2u /* written through larder: the store was not asked for last-modified yet */
 

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#define DATE_MAX_S         INT64_C(32503680000) /* the year 3000: no server means it */
 #define SLOT_MAGIC         0x5107a11eu
 #define IDLE_MAX           32 /* easy handles kept for the next requests */
 #define CONNECT_TIMEOUT_MS 5000
@@ -29,6 +31,7 @@
 #define CA_FILE_S          600  /* a file of certificates that is replaced counts after so long */
 #define LATE_LOOK_NS       (100 * LDR_NS_PER_MS) /* requests are looked through for late ones so often */
 #define RECV_BUFFER        (256L * 1024)         /* what curl reads from a socket at once */
+#define DIRECT_MIN         LDR_MIB               /* of a body, that its connection is taken over for */
 #define SEND_BUFFER        (256L * 1024)
 
 struct http_slot {
@@ -43,7 +46,14 @@ struct http_slot {
     size_t reply_bytes; /* raw bytes of all headers so far, those of 1xx too */
     bool in_body;       /* the final answer's headers are complete */
     bool added;         /* to the multi handle */
-    uint64_t body_at;   /* next byte of the request's body */
+    bool plain;         /* no TLS */
+    bool asked, held;   /* the body was held back, to take the connection over; and is, until the end of this turn */
+    int curl_sock;      /* that curl waits for, for this request; -1 */
+    int sock;           /* the connection that was taken over; -1: it is curl's */
+    int file;           /* … whose bytes go here */
+    uint64_t file_at;
+    uint64_t body_at;   /* next byte of the request's body that curl is given */
+    uint64_t body_gone; /* bytes of it that left this process, as of the last look */
     int64_t moved_ns;   /* when a byte moved last; 0: still waiting for a connection */
     int64_t window_ns;  /* start of the window in which the body's speed is measured; 0: none moves */
     uint64_t window_at; /* bytes of bodies that had moved then */
@@ -92,7 +102,7 @@ int64_t ldr_http_date_s(const char *text)
 {
     time_t t = curl_getdate(text, NULL);
 
-    return t > 0 ? t : 0;
+    return t > 0 && t < DATE_MAX_S ? t : 0;
 }
 
 static bool is_blank(char c)
@@ -206,6 +216,7 @@ static int on_prereq(void *user, char *ip, char *local_ip, int port, int local_p
     if (!s->req)
         return CURL_PREREQFUNC_ABORT;
     s->moved_ns = ldr_mono_ns();
+    s->window_ns = 0;
     s->req->sent = true;
     s->req->attempts++;
     return CURL_PREREQFUNC_OK;
@@ -235,6 +246,14 @@ static size_t on_header(char *line, size_t size, size_t n, void *user)
     return s->kind || s->req != r ? 0 : n; /* a callback of the owner may have cancelled it */
 }
 
+/* Bytes of the answer's body that are still to come; 0: not known. */
+static uint64_t body_left(const struct ldr_http_req *r)
+{
+    return r->reply.content_length > 0 && r->bytes_in < (uint64_t)r->reply.content_length
+               ? (uint64_t)r->reply.content_length - r->bytes_in
+               : 0;
+}
+
 static size_t on_body(char *p, size_t size, size_t n, void *user)
 {
     struct http_slot *s = slot_of(user);
@@ -244,6 +263,11 @@ static size_t on_body(char *p, size_t size, size_t n, void *user)
     if (!r || !s->in_body)
         return 0;
     s->moved_ns = ldr_mono_ns();
+    if (s->plain && r->direct_into && !s->asked && body_left(r) >= DIRECT_MIN) {
+        s->asked = s->held = s->net->take_over =
+            true; /* curl would read on and on: it is to hold this back until take_over() */
+        return CURL_WRITEFUNC_PAUSE;
+    }
     r->bytes_in += n;
     if (s->moved_ns >= r->deadline_ns) /* curl reads on while a fast sender fills the socket: no turn comes between */
         s->kind = say_late(s, &s->err);
@@ -327,8 +351,9 @@ static struct http_slot *slot_take(struct ldr_net *n)
         }
     }
     s->reply_headers.len = s->reply_bytes = 0;
-    s->in_body = s->added = false;
-    s->body_at = 0;
+    s->in_body = s->added = s->asked = s->held = false;
+    s->sock = s->curl_sock = -1;
+    s->body_at = s->body_gone = 0;
     s->moved_ns = s->window_ns = 0;
     s->kind = LARDER_OK;
     s->err = (struct larder_err){ 0 };
@@ -351,11 +376,18 @@ static void slot_detach(struct http_slot *s)
     if (s->added)
         curl_multi_remove_handle(s->net->multi, s->easy);
     s->added = false;
+    if (s->sock != -1) {
+        epoll_ctl(s->net->epfd, EPOLL_CTL_DEL, s->sock, NULL);
+        close(s->sock);
+    }
+    s->sock = -1;
 }
 
 static void slot_recycle(struct http_slot *s)
 {
     curl_easy_reset(s->easy);
+    for (struct curl_slist *h = s->headers; h; h = h->next) /* tokens and keys travel in them */
+        explicit_bzero(h->data, strlen(h->data));
     curl_slist_free_all(s->headers);
     s->headers = NULL;
     if (s->net->n_idle >= IDLE_MAX || ldr_net_stopping(s->net)) {
@@ -429,7 +461,8 @@ static bool make_headers(struct http_slot *s)
     for (const char *const *h = r->headers; h && *h; h++)
         if (!add_header(s, *h))
             return false;
-    return true;
+    /* What is taken over cannot be given back to curl; who closes first keeps the connection's port for a minute. */
+    return !(s->plain && r->last_of_connection) || add_header(s, "Connection: close");
 }
 
 #define SET(option, value)                                                                                             \
@@ -590,6 +623,7 @@ void ldr_http_send_on_net(struct ldr_net *n, struct ldr_http_req *r)
     }
     s->req = r;
     r->priv = s;
+    s->plain = !strncasecmp(r->url, "http://", 7);
     slot_move(s, &n->starting);
     if (!make_headers(s) || set_options(s) != CURLE_OK)
         slot_end(s, ldr_fail(&err, LARDER_NO_MEMORY, "could not prepare a request"), &err);
@@ -686,17 +720,36 @@ static uint64_t speed_min(const struct ldr_http_req *r)
     return (uint64_t)(r->min_speed ? r->min_speed : MIN_SPEED);
 }
 
+/* curl reads a body ahead of the connection, so that on_send() may come seldom while bytes leave all the time. */
+static void look_at_upload(struct http_slot *s, int64_t now_ns)
+{
+    curl_off_t gone = 0;
+
+    if (s->req->body_len == 0 || !s->added)
+        return;
+    curl_easy_getinfo(s->easy, CURLINFO_SIZE_UPLOAD_T, &gone);
+    if ((uint64_t)gone == s->body_gone)
+        return;
+    s->body_gone = (uint64_t)gone;
+    s->moved_ns = now_ns;
+}
+
+static uint64_t moved_bytes(const struct http_slot *s)
+{
+    return s->req->bytes_in + s->body_gone;
+}
+
 /* Is a body on its way? A store that thinks it over, before its answer or behind an upload, is not slow. */
 static bool body_moves(const struct http_slot *s)
 {
-    return s->moved_ns && s->req->min_speed >= 0 && (s->in_body || s->body_at < s->req->body_len);
+    return s->moved_ns && s->req->min_speed >= 0 && (s->in_body || s->body_gone < s->req->body_len);
 }
 
 /* When is the body found too slow, unless more of it comes? A window that was good is followed by the next one. */
 static int64_t slow_due(struct http_slot *s, int64_t now_ns)
 {
     const struct ldr_http_req *r = s->req;
-    uint64_t moved = r->bytes_in + r->bytes_out;
+    uint64_t moved = moved_bytes(s);
     int64_t due;
 
     if (!body_moves(s)) {
@@ -726,8 +779,7 @@ static void end_late(struct http_slot *s, int64_t now_ns)
     else
         ldr_fail(&err, LARDER_UNAVAILABLE,
                  "\"%.*s\" is too slow: %" PRIu64 " bytes in %u ms, where %" PRIu64 " a second are the least",
-                 origin_len(url), url, s->req->bytes_in + s->req->bytes_out - s->window_at, speed_window_ms(s->req),
-                 speed_min(s->req));
+                 origin_len(url), url, moved_bytes(s) - s->window_at, speed_window_ms(s->req), speed_min(s->req));
     slot_end(s, err.kind, &err);
 }
 
@@ -742,6 +794,7 @@ again:
     next = LDR_NEVER;
     TAILQ_FOREACH(s, &n->running, link)
     {
+        look_at_upload(s, now);
         due = earliest(earliest(stall_due(s), slow_due(s, now)), s->req->deadline_ns);
         if (due <= now) {
             end_late(s, now);
@@ -756,9 +809,12 @@ again:
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *known)
 {
     struct ldr_net *n = user;
-    struct epoll_event e = { .data.fd = fd };
+    struct epoll_event e = { .data.u64 = (unsigned)fd };
+    char *slot = NULL;
 
-    (void)easy;
+    curl_easy_getinfo(easy, CURLINFO_PRIVATE, &slot);
+    if (slot)                          /* curl's own handles have none */
+        slot_of(slot)->curl_sock = fd; /* also of one that is not waited for while its body is held back */
     if (what == CURL_POLL_REMOVE) {
         epoll_ctl(n->epfd, EPOLL_CTL_DEL, fd, NULL);
         curl_multi_assign(n->multi, fd, NULL);
@@ -766,7 +822,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *k
     }
     e.events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
     if (epoll_ctl(n->epfd, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) == -1)
-        return -1;
+        return 0; /* no memory: this request runs out of time; told of it, curl would end all of them */
     curl_multi_assign(n->multi, fd, n); /* anything that is not NULL */
     return 0;
 }
@@ -800,11 +856,112 @@ static void curl_act(struct ldr_net *n, curl_socket_t fd, int events)
     assert(rc == CURLM_OK || rc == CURLM_BAD_SOCKET); /* the socket was closed by an event of the same turn */
 }
 
+/* ---- connections that are taken over ---- */
+
+/* Have curl hand on what it has read, and take the connection: what comes now goes to the file. It is duplicated, so that
+ * it lives on when curl closes its own end of it for the request that, to curl, is given up. */
+static void take_over(struct http_slot *s)
+{
+    struct ldr_http_req *r = s->req;
+    struct epoll_event e = { .events = EPOLLIN };
+    struct ldr_net *n = s->net;
+    int fd;
+
+    s->held = false;
+    n->in_curl = true;
+    curl_easy_pause(s->easy, CURLPAUSE_CONT); /* calls on_body() */
+    n->in_curl = false;
+    if (s->req != r) /* given up meanwhile */
+        return;
+    if (s->kind) {
+        slot_end(s, s->kind, &s->err);
+        return;
+    }
+    fd = s->curl_sock != -1 && body_left(r) >= DIRECT_MIN ? fcntl(s->curl_sock, F_DUPFD_CLOEXEC, 0) : -1;
+    if (fd == -1)
+        return;
+    e.data.u64 = LDR_EVENT_TAKEN | (uint64_t)(unsigned)fd;
+    if (epoll_ctl(n->epfd, EPOLL_CTL_ADD, fd, &e) == -1 || !r->direct_into(r, body_left(r), &s->file, &s->file_at)) {
+        epoll_ctl(n->epfd, EPOLL_CTL_DEL, fd, NULL);
+        close(fd);
+        return;
+    }
+    curl_multi_remove_handle(n->multi, s->easy);
+    s->added = false;
+    s->sock = fd;
+}
+
+static void take_over_all(struct ldr_net *n)
+{
+    struct http_slot *s;
+
+    if (!n->take_over)
+        return;
+    n->take_over = false;
+again: /* one that ends may end or start others */
+    TAILQ_FOREACH(s, &n->running, link)
+    if (s->held) {
+        take_over(s);
+        goto again;
+    }
+}
+
+/* At most a pipe's content a turn: the others are to have theirs. */
+static void move_some(struct http_slot *s)
+{
+    struct ldr_http_req *r = s->req;
+    int64_t now = ldr_mono_ns();
+    struct larder_err err = { 0 };
+    enum larder_kind k = LARDER_OK;
+    size_t moved = 0;
+
+    switch (ldr_direct_move(&s->net->direct, s->sock, s->file, s->file_at, body_left(r), &moved)) {
+    case LDR_DIRECT_WAIT:
+        return;
+    case LDR_DIRECT_MOVED:
+        s->moved_ns = now;
+        s->file_at += moved;
+        r->bytes_in += moved;
+        k = now >= r->deadline_ns ? say_late(s, &err) : r->on_moved(r, moved, &err);
+        break;
+    case LDR_DIRECT_CLOSED:
+        k = ldr_fail_http(&err, LARDER_UNAVAILABLE, r->reply.status,
+                          "the answer of \"%.*s\" broke off: %" PRIu64 " bytes are missing", origin_len(r->url), r->url,
+                          body_left(r));
+        break;
+    case LDR_DIRECT_BROKEN:
+        k = ldr_fail_sys(&err, LARDER_UNAVAILABLE, "the answer of \"%.*s\" broke off", origin_len(r->url), r->url);
+        break;
+    case LDR_DIRECT_UNWRITTEN:
+        k = ldr_fail_sys(&err, LARDER_IO, "could not write to the cache");
+        break;
+    }
+    if (s->req != r) /* cancelled by its owner */
+        return;
+    if (k)
+        slot_end(s, k, &err);
+    else if (body_left(r) == 0)
+        slot_end(s, LARDER_OK, &err);
+}
+
+void ldr_http_taken_event_on_net(struct ldr_net *n, int fd)
+{
+    struct http_slot *s;
+
+    TAILQ_FOREACH(s, &n->running, link)
+    if (s->sock == fd)
+        break;
+    if (s) /* else it ended in this turn */
+        move_some(s);
+}
+
 void ldr_http_event_on_net(struct ldr_net *n, int fd, uint32_t events)
 {
     curl_act(n, fd,
-             (events & EPOLLIN ? CURL_CSELECT_IN : 0) | (events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
-                 (events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0));
+             /* what is wrong with a socket its next call tells, and it may be another socket by now */
+             (events & (EPOLLIN | EPOLLERR | EPOLLHUP) ? CURL_CSELECT_IN : 0) |
+                 (events & (EPOLLOUT | EPOLLERR | EPOLLHUP) ? CURL_CSELECT_OUT : 0));
+    take_over_all(n);
 }
 
 int64_t ldr_http_turn_on_net(struct ldr_net *n)
@@ -816,6 +973,7 @@ int64_t ldr_http_turn_on_net(struct ldr_net *n)
     if (n->curl_due_ns <= now) {
         n->curl_due_ns = LDR_NEVER; /* it says so anew */
         curl_act(n, CURL_SOCKET_TIMEOUT, 0);
+        take_over_all(n);
     }
     drop_ending(n);
     end_complete(n);

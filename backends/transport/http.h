@@ -46,6 +46,13 @@ struct ldr_http_req {
     /* callbacks; on_headers and on_body return a kind: other than OK ends the request with it (and `err`) */
     enum larder_kind (*on_headers)(struct ldr_http_req *r, const struct ldr_http_reply *reply, struct larder_err *err);
     enum larder_kind (*on_body)(struct ldr_http_req *r, const void *p, size_t n, struct larder_err *err);
+    /* Optional, for a body of MiBs that belongs into a file: asked at most once, when a part of the body came, where the
+     * connection is of use for it (no TLS, the answer says its length, much is still to come); it serves no other request
+     * then, so that it costs a connection. True: the `left` bytes to come belong
+     * into *file from *at on, and the kernel moves them there; instead of on_body on_moved tells how many came. */
+    bool last_of_connection; /* it is likely taken over: the server is told to close it, and keeps what remains of it */
+    bool (*direct_into)(struct ldr_http_req *r, uint64_t left, int *file, uint64_t *at);
+    enum larder_kind (*on_moved)(struct ldr_http_req *r, size_t n, struct larder_err *err);
     /* Exactly once, last; the request's memory is the caller's again. kind OK: a complete answer arrived, of whatever
      * status. UNAVAILABLE: no connection, reset, short body (reply.status may be set). TIMEOUT: deadline. CANCELLED.
      * `sent`: the request may have reached the server. */

@@ -29,6 +29,7 @@ static void net_release(struct ldr_net *n)
 {
     if (n->multi)
         curl_multi_cleanup(n->multi); /* tells of its sockets once more: before epfd goes */
+    ldr_direct_release(&n->direct);
     if (n->epfd != -1)
         close(n->epfd);
     if (n->wakefd != -1)
@@ -58,12 +59,13 @@ enum larder_kind ldr_net_new(const struct ldr_net_cfg *cfg, struct ldr_net **out
     TAILQ_INIT(&n->running);
     TAILQ_INIT(&n->ending);
     TAILQ_INIT(&n->idle);
+    ldr_direct_init(&n->direct);
     n->multi = curl_multi_init();
     n->epfd = epoll_create1(EPOLL_CLOEXEC);
     n->wakefd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!n->multi || n->epfd == -1 || n->wakefd == -1 ||
         epoll_ctl(n->epfd, EPOLL_CTL_ADD, n->wakefd,
-                  &(struct epoll_event){ .events = EPOLLIN, .data.fd = n->wakefd }) == -1) {
+                  &(struct epoll_event){ .events = EPOLLIN, .data.u64 = (unsigned)n->wakefd }) == -1) {
         net_release(n);
         return ldr_fail(err, LARDER_NO_MEMORY, "no memory or descriptors for a net thread");
     }
@@ -205,7 +207,9 @@ static void sleep_until(struct ldr_net *n, int64_t due_ns)
     for (int i = 0; i < got; i++) {
         eventfd_t count;
 
-        if (events[i].data.fd == n->wakefd)
+        if (events[i].data.u64 & LDR_EVENT_TAKEN)
+            ldr_http_taken_event_on_net(n, events[i].data.fd);
+        else if (events[i].data.fd == n->wakefd)
             eventfd_read(n->wakefd, &count);
         else
             ldr_http_event_on_net(n, events[i].data.fd, events[i].events);

@@ -2,6 +2,7 @@
 #ifndef LDR_NET_INT_H
 #define LDR_NET_INT_H
 
+#include "backends/transport/direct.h"
 #include "backends/transport/net.h"
 
 #include <curl/curl.h>
@@ -42,11 +43,16 @@ struct ldr_net {
     bool in_curl;        /* a callback of curl may be on the stack */
     int64_t curl_due_ns; /* when curl wants to be called without an event; LDR_NEVER */
     int64_t late_ns;     /* no request is out of time before */
+    struct ldr_direct direct;
+    bool take_over; /* a request of `running` has asked for its connection */
 };
 
 /* One turn: start what waits, let curl work, end what is complete or out of time. Returns when the next turn is due at
  * the latest (CLOCK_MONOTONIC; LDR_NEVER: when a socket or a post says so). */
 int64_t ldr_http_turn_on_net(struct ldr_net *n);
+/* The number of a socket in epoll's data, with this bit: not curl's (any more). */
+#define LDR_EVENT_TAKEN (UINT64_C(1) << 63)
+void ldr_http_taken_event_on_net(struct ldr_net *n, int fd);
 /* A socket of curl's has `events` (of epoll). */
 void ldr_http_event_on_net(struct ldr_net *n, int fd, uint32_t events);
 /* Set curl up to tell of its sockets (n->epfd) and times. */

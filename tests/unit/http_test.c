@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <semaphore.h>
@@ -19,6 +20,8 @@
 #include <unistd.h>
 
 /* ---- the server: one connection at a time, in a thread ---- */
+
+#define STEADY_BODY (640 * 1024)
 
 struct server;
 typedef void serve_fn(struct server *s, int conn, int nth); /* `conn` is closed behind it */
@@ -911,6 +914,40 @@ Test(http, an_upload_that_is_taken_too_slowly_is_unavailable)
     free(body);
 }
 
+/* Takes half of a body in small steps, without a pause that is long, and the rest at once. */
+static void serve_steadily(struct server *s, int conn, int nth)
+{
+    static char sip[4096];
+    size_t got = 0;
+    ssize_t n;
+
+    (void)s, (void)nth;
+    while (got < STEADY_BODY && (n = read(conn, sip, sizeof sip)) > 0) {
+        got += (size_t)n;
+        if (got < STEADY_BODY / 2)
+            nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+    }
+    say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+}
+
+Test(http, an_upload_whose_bytes_leave_slowly_but_steadily_is_no_stall)
+{
+    char *body = calloc(1, STEADY_BODY);
+    struct ask a;
+
+    cr_assert(body != NULL);
+    server_start(serve_steadily); /* what the kernels of both sides keep is little with small segments and windows */
+    cr_assert(zero(int, setsockopt(server.listener, IPPROTO_TCP, TCP_MAXSEG, &(int){ 536 }, sizeof(int))));
+    cr_assert(zero(int, setsockopt(server.listener, SOL_SOCKET, SO_RCVBUF, &(int){ 4096 }, sizeof(int))));
+    ask_init(&a, "PUT", url_of("/"));
+    a.req.body = body;
+    a.req.body_len = STEADY_BODY;
+    a.req.stall_timeout_ms = 400; /* what curl reads ahead takes longer to leave */
+    cr_expect(eq(int, ask(&a), LARDER_OK), "%s", a.err.msg);
+    ask_release(&a);
+    free(body);
+}
+
 Test(http, an_answer_that_is_not_there_at_the_deadline_is_a_timeout)
 {
     int64_t start = ldr_mono_ns();
@@ -1189,4 +1226,232 @@ Test(http, stopping_waits_for_work_that_is_away)
     cr_expect(trip.back);
     pthread_join(trip.thread, NULL);
     sem_destroy(&trip.stopping);
+}
+
+/* ---- bodies that the kernel moves into a file ---- */
+
+#define LARGE (3u * 1024 * 1024)
+
+struct moved {
+    struct ask ask;
+    int file;       /* -1: direct_into says no */
+    uint64_t from;  /* of the body's bytes that came by on_body */
+    uint64_t moved; /* of those that did not */
+    int asked;
+    bool cancel;
+    enum larder_kind refuse;
+};
+
+static bool into_file(struct ldr_http_req *r, uint64_t left, int *file, uint64_t *at)
+{
+    struct moved *m = LDR_CONTAINER(r, struct moved, ask.req);
+
+    m->asked++;
+    m->from = m->ask.body.len;
+    cr_expect(eq(u64, left, LARGE - m->from));
+    *file = m->file;
+    *at = m->from;
+    return m->file != -1;
+}
+
+static enum larder_kind on_moved(struct ldr_http_req *r, size_t n, struct larder_err *err)
+{
+    struct moved *m = LDR_CONTAINER(r, struct moved, ask.req);
+
+    m->moved += n;
+    if (m->cancel)
+        ldr_http_cancel_on_net(net, r);
+    return m->refuse ? ldr_fail(err, m->refuse, "these bytes will not do") : LARDER_OK;
+}
+
+static void moved_init(struct moved *m, char *url)
+{
+    memset(m, 0, sizeof *m);
+    ask_init(&m->ask, "GET", url);
+    m->ask.body.cap = 2 * LARGE;
+    m->ask.req.direct_into = into_file;
+    m->ask.req.on_moved = on_moved;
+    m->ask.req.last_of_connection = true;
+    m->file = memfd_create("body", MFD_CLOEXEC);
+    cr_assert(m->file != -1 && !ftruncate(m->file, LARGE));
+}
+
+static void moved_expect_all(struct moved *m)
+{
+    uint8_t *got = malloc(LARGE);
+
+    cr_assert(eq(int, m->ask.kind, LARDER_OK), "%s", m->ask.err.msg);
+    cr_expect(eq(int, m->asked, 1));
+    cr_expect(gt(u64, m->moved, 0));
+    cr_expect(eq(u64, m->from + m->moved, LARGE));
+    cr_expect(eq(u64, m->ask.req.bytes_in, LARGE));
+    cr_assert(pread(m->file, got, LARGE, 0) == (ssize_t)LARGE);
+    memcpy(got, m->ask.body.p, m->ask.body.len);
+    for (size_t i = 0; i < LARGE; i++)
+        cr_assert(got[i] == (uint8_t)(i * 7 + (i >> 12)), "byte %zu", i);
+    free(got);
+}
+
+static void moved_release(struct moved *m)
+{
+    ldr_buf_release(&m->ask.body);
+    close(m->file);
+}
+
+/* LARGE bytes, of which `most` are sent. */
+static void say_large(int conn, size_t most, const char *headers)
+{
+    uint8_t *body = malloc(LARGE);
+    char head[256];
+
+    for (size_t i = 0; i < LARGE; i++)
+        body[i] = (uint8_t)(i * 7 + (i >> 12));
+    snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %u\r\n%s\r\n", LARGE, headers);
+    say(conn, head);
+    for (size_t at = 0; at < most;) {
+        ssize_t n = send(conn, body + at, most - at, MSG_NOSIGNAL);
+
+        if (n <= 0)
+            break;
+        at += (size_t)n;
+    }
+    free(body);
+}
+
+static void serve_large(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    while (read_request(s, conn))
+        say_large(conn, LARGE, "");
+}
+
+Test(http, a_large_body_is_moved_into_its_file)
+{
+    struct moved m;
+
+    server_start(serve_large);
+    for (int i = 0; i < 3; i++) {
+        moved_init(&m, server.origin);
+        ask(&m.ask);
+        moved_expect_all(&m);
+        moved_release(&m);
+    }
+    cr_expect(strstr(server.request, "\r\nConnection: close\r\n") != NULL);
+}
+
+static void serve_large_once(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    if (read_request(s, conn))
+        say_large(conn, LARGE, "Connection: close\r\n");
+}
+
+Test(http, a_server_that_closes_behind_its_answer_is_no_failure)
+{
+    struct moved m;
+
+    server_start(serve_large_once);
+    for (int i = 0; i < 2; i++) {
+        moved_init(&m, server.origin);
+        ask(&m.ask);
+        moved_expect_all(&m);
+        moved_release(&m);
+    }
+    cr_expect(eq(int, server.connections, 2));
+}
+
+Test(http, who_has_no_file_gets_the_body_as_ever)
+{
+    struct moved m;
+
+    server_start(serve_large);
+    moved_init(&m, server.origin);
+    close(m.file);
+    m.file = -1;
+    ask(&m.ask);
+    cr_expect(eq(int, m.ask.kind, LARDER_OK), "%s", m.ask.err.msg);
+    cr_expect(m.ask.body.len == LARGE && m.asked == 1 && m.moved == 0);
+    ldr_buf_release(&m.ask.body);
+}
+
+static void serve_half_of_it(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    if (read_request(s, conn))
+        say_large(conn, LARGE / 2, "");
+}
+
+Test(http, a_body_that_is_cut_while_it_is_moved_is_unavailable)
+{
+    struct moved m;
+
+    server_start(serve_half_of_it);
+    moved_init(&m, server.origin);
+    ask(&m.ask);
+    cr_expect(eq(int, m.ask.kind, LARDER_UNAVAILABLE));
+    cr_expect(strstr(m.ask.err.msg, "broke off") != NULL, "%s", m.ask.err.msg);
+    cr_expect(eq(int, m.ask.ends, 1));
+    moved_release(&m);
+}
+
+Test(http, a_file_that_cannot_be_written_ends_the_request)
+{
+    struct moved m;
+
+    server_start(serve_large);
+    moved_init(&m, server.origin);
+    close(m.file);
+    m.file = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    cr_assert(m.file != -1);
+    ask(&m.ask);
+    cr_expect(eq(int, m.ask.kind, LARDER_IO), "%s", m.ask.err.msg);
+    moved_release(&m);
+    moved_init(&m, server.origin); /* nothing of it is left in the pipe */
+    ask(&m.ask);
+    moved_expect_all(&m);
+    moved_release(&m);
+}
+
+Test(http, bytes_that_move_may_be_refused_or_given_up)
+{
+    struct moved m;
+
+    server_start(serve_large);
+    moved_init(&m, server.origin);
+    m.refuse = LARDER_LIMIT_EXCEEDED;
+    ask(&m.ask);
+    cr_expect(eq(int, m.ask.kind, LARDER_LIMIT_EXCEEDED));
+    moved_release(&m);
+    moved_init(&m, server.origin);
+    m.cancel = true;
+    ask(&m.ask);
+    cr_expect(m.ask.kind == LARDER_CANCELLED && m.ask.ends == 1);
+    moved_release(&m);
+}
+
+static void serve_half_of_it_and_wait(struct server *s, int conn, int nth)
+{
+    (void)nth;
+    if (!read_request(s, conn))
+        return;
+    say_large(conn, LARGE / 2, "");
+    wait_for_client(conn);
+}
+
+Test(http, a_stall_and_a_deadline_hold_while_a_body_is_moved)
+{
+    struct moved m;
+
+    server_start(serve_half_of_it_and_wait);
+    moved_init(&m, server.origin);
+    m.ask.req.stall_timeout_ms = 100;
+    ask(&m.ask);
+    cr_expect(eq(int, m.ask.kind, LARDER_UNAVAILABLE));
+    cr_expect(strstr(m.ask.err.msg, "stalled") != NULL, "%s", m.ask.err.msg);
+    moved_release(&m);
+    moved_init(&m, server.origin);
+    m.ask.req.deadline_ns = ldr_deadline_ns(300);
+    ask(&m.ask);
+    cr_expect(eq(int, m.ask.kind, LARDER_TIMEOUT), "%s", m.ask.err.msg);
+    moved_release(&m);
 }
