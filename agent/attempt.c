@@ -97,6 +97,7 @@ static bool again(struct ldr_attempt *a)
     bool silent = op->err.http == 0 && op->kind != LARDER_CORRUPT;
 
     if (op->throttled) {
+        a->throttled = true;
         ldr_count(a->counters, store_throttled, 1);
         if (pace)
             ldr_pace_throttled(pace, op->container, ldr_mono_ns());
@@ -151,10 +152,17 @@ static void count(struct ldr_attempt *a)
     op->bytes_in = op->bytes_out = 0;
 }
 
+/* Another write of the same object was under way, and this one was not carried out (S3: ConditionalRequestConflict,
+ * OperationAborted). */
+static bool lost_a_race(const struct ldr_op *op)
+{
+    return op->err.http == 409;
+}
+
 /* A failure after the request left may have changed the store all the same. */
 static bool outcome_unknown(const struct ldr_op *op)
 {
-    if (!op->sent || op->err.http == 429 || op->err.http == 503)
+    if (!op->sent || op->err.http == 429 || op->err.http == 503 || lost_a_race(op))
         return false;
     return op->kind == LARDER_UNAVAILABLE || op->kind == LARDER_TIMEOUT || op->kind == LARDER_CANCELLED ||
            op->kind == LARDER_CORRUPT || op->kind == LARDER_INTERNAL;
@@ -166,7 +174,7 @@ static void attempt_done(struct ldr_op *op)
 
     count(a);
     a->tries++;
-    a->was_sent |= op->sent;
+    a->was_sent |= op->sent && !lost_a_race(op);
     a->unsure |= outcome_unknown(op);
     if (again(a)) {
         ldr_log(LDR_DEBUG, "fetch", "trying again uri=\"%s\" try=%u kind=%s reason=\"%s\"", op->uri, a->tries,
@@ -182,7 +190,7 @@ static void attempt_done(struct ldr_op *op)
 void ldr_attempt_start(struct ldr_attempt *a)
 {
     a->tries = 0;
-    a->was_sent = a->unsure = false;
+    a->was_sent = a->unsure = a->throttled = false;
     a->op.done = attempt_done;
     a->op.user = a;
     a->timer.run = submit_on_net;

@@ -13,7 +13,8 @@ struct ldr_attempt {
     struct ldr_op op; /* filled in by the owner, but for done and task */
     struct ldr_counters *counters;
     bool once_sent_is_final; /* a request that may have changed the store is not sent again (create_only) */
-    bool was_sent;           /* any attempt may have reached the store, results: see ldr_op */
+    bool was_sent;           /* any attempt may have been carried out (one refused by 409 was not), see ldr_op.sent */
+    bool throttled;          /* after one of them the store asked for fewer requests */
     bool unsure;             /* of one that did nobody knows whether the store carried it out */
     unsigned tries;
     uint32_t wait_ms; /* before the next one */

@@ -33,6 +33,7 @@ LDR_COUNTER(not_stored, "fetched objects that were not kept: a write of the same
 LDR_COUNTER(uncached_large, "objects or ranges not cached because they are larger than the cache, or than a record allows")
 LDR_COUNTER(uncached_full, "objects not cached because a limit was reached")
 LDR_COUNTER(damaged, "damaged records and block files found and dropped")
+LDR_COUNTER(corrupt_objects, "objects whose bytes did not match the checksum that their store tells")
 LDR_COUNTER(torn, "reads that clients gave up on a damaged index")
 LDR_COUNTER(commits, "index transactions")
 LDR_COUNTER(evicted_blocks, "blocks evicted to make room")

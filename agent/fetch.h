@@ -6,6 +6,7 @@
 
 #include "agent/agent.h"
 #include "agent/attempt.h"
+#include "agent/verify.h"
 
 enum ldr_fetch_what {
     LDR_FETCH_OBJECT, /* an object of which nothing is known: from `offset` on, as much as one block holds */
@@ -35,19 +36,28 @@ enum ldr_fetch_end {
     LDR_END_UNKEPT,       /* it cannot be kept, `why`; mem has its first bytes */
 };
 
+/* Readers find a block by its file's name, before the index knows of it. So that the last block of an object that is to
+ * be checked can be kept from them, it comes without a name. Any thread. */
+struct ldr_gate {
+    atomic_uint named; /* blocks that have a name, or are about to get it */
+    atomic_uint last;  /* the one that makes it so many comes without; 0: none */
+};
+
 /* A block that is full: sealed and linked on the pool, then given to the ipc thread, which owns it from then on. */
 struct ldr_filled {
     struct ldr_task task;
     struct ldr_fetch *fetch; /* whose it was; may be gone once `filled` has returned */
     struct ldr_domain *domain;
-    struct ldr_fill fill; /* linked, where kind is OK */
+    struct ldr_fill fill; /* where kind is OK: linked, or withheld by a gate: then not */
     struct ldr_id id;
     uint32_t block;
+    struct ldr_block_sums sums;
     enum larder_kind kind;
     struct larder_err err;
     bool indexed; /* the file is the index's now. Set by its new owner, as is what follows */
     struct ldr_change change;
     void *user;
+    void (*linked)(struct ldr_filled *x); /* see ldr_filled_link() */
 };
 
 struct ldr_fetch {
@@ -57,14 +67,19 @@ struct ldr_fetch {
     enum ldr_fetch_what what;
     uint64_t offset;             /* OBJECT, BLOCK, CHUNK */
     uint64_t want;               /* BLOCK, CHUNK: bytes; LIST: entries */
-    char *validator;             /* CHUNK, BLOCK: the version; NULL: any */
+    char *validator;             /* CHUNK, BLOCK, HEAD: the version; NULL: any */
     char *known;                 /* OBJECT: end with NOT_MODIFIED while the store has this version */
     char *delimiter, *start;     /* LIST */
     bool stream;                 /* OBJECT: one request for all of it */
     struct ldr_room room;        /* OBJECT, BLOCK: reserved by the caller, the fetch's from the start on */
     struct ldr_id id;            /* of blocks */
     uint32_t block;              /* BLOCK: its number */
+    uint32_t part;               /* HEAD: of this part, see struct ldr_op; 0: of the object */
+    uint32_t limit_ms;           /* until it fails; 0: the usual */
     const atomic_bool *no_store; /* OBJECT: a write is under way; or NULL */
+    /* OBJECT, BLOCK: the CRCs that each block of an object of several is to have (LDR_CRC_BIT), as it begins; or NULL */
+    const atomic_uint *crcs;
+    struct ldr_gate *gate; /* OBJECT, BLOCK; or NULL */
     /* OBJECT of more than one block, once, before its first block: what it is. ipc thread; `meta` is borrowed */
     void (*opened)(struct ldr_fetch *f, const struct ldr_meta *meta);
     void (*filled)(struct ldr_fetch *f, struct ldr_filled *x); /* each block; ipc thread */
@@ -77,6 +92,7 @@ struct ldr_fetch {
     struct ldr_attempt attempt;
     struct ldr_sink sink;
     struct ldr_fill fill; /* the block that is being filled */
+    struct ldr_block_sums sums;
     uint32_t fill_block;
     struct ldr_room need; /* NO_ROOM */
     uint8_t log2;         /* OBJECT: block size of the object */
@@ -105,6 +121,8 @@ struct ldr_fetch *ldr_fetch_new(struct ldr_domain *d, struct ldr_name *name, enu
 void ldr_fetch_start(struct ldr_fetch *f);
 /* After done. NULL is allowed. What was reserved and not used is given back. */
 void ldr_fetch_free(struct ldr_fetch **f);
+/* Link a block that was withheld: then x->linked is called, with the outcome in x->kind. ipc thread. */
+void ldr_filled_link(struct ldr_filled *x);
 /* Free a block that nobody wants any more: its file goes if it was linked and not handed to the index. */
 void ldr_filled_free(struct ldr_filled **x);
 /* The page of a LIST, valid in done. */

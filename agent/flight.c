@@ -1,5 +1,6 @@
 /* flight.c - see flight.h. */
 #include "agent/load.h"
+#include "agent/width.h"
 #include "common/clock.h"
 #include "common/hash.h"
 #include "common/log.h"
@@ -19,6 +20,9 @@
 
 #define TRAILS 1024 /* readers that are remembered for readahead */
 #define WINDOW 8    /* blocks that are fetched ahead at most */
+
+#define SUSPECTS   64
+#define SUSPECT_NS (60 * LDR_NS_PER_S)
 
 /* A head, a listing, bytes past the cache. */
 struct ldr_flight {
@@ -48,7 +52,19 @@ struct trail {
     uint32_t window; /* blocks fetched ahead when it last did */
 };
 
+/* What loads have learnt of a store. */
+struct store {
+    struct store *next;
+    const struct ldr_backend *backend;
+    struct ldr_width width;
+};
+
 struct ldr_flights {
+    struct store *stores;
+    struct {
+        uint64_t name; /* its hash; of another one of the same hash more is read than has to be */
+        int64_t until_ns;
+    } suspect[SUSPECTS]; /* by the hash; the last one wins */
     struct ldr_keystate *keys;
     struct trail trail[TRAILS]; /* by the id's hash; the last one wins */
 };
@@ -65,6 +81,12 @@ void ldr_flights_free(struct ldr_flights **f)
     if (!*f)
         return;
     assert(!(*f)->keys);
+    while ((*f)->stores) {
+        struct store *s = (*f)->stores;
+
+        LL_DELETE((*f)->stores, s);
+        free(s);
+    }
     free(*f);
     *f = NULL;
 }
@@ -268,7 +290,7 @@ enum larder_kind ldr_flight_list(struct ldr_domain *d, struct ldr_name *name, co
  * that it named may. */
 static bool may_join(const struct ldr_load *l, const struct ldr_waiter *w)
 {
-    if (!l->joinable)
+    if (!l->joinable || (w->reread && !l->reread))
         return false;
     if (w->validator)
         return true;
@@ -320,10 +342,30 @@ static enum larder_kind load(struct ldr_domain *d, struct ldr_name *name, struct
     return LARDER_OK;
 }
 
+void ldr_flight_suspect(struct ldr_flights *fs, const struct ldr_name *name, bool spoilt)
+{
+    uint64_t hash = ldr_hash64(name->text, name->text_len);
+    size_t at = hash % SUSPECTS;
+
+    if (spoilt || fs->suspect[at].name == hash) {
+        fs->suspect[at].name = hash;
+        fs->suspect[at].until_ns = spoilt ? ldr_mono_ns() + SUSPECT_NS : 0;
+    }
+}
+
+bool ldr_flight_is_suspect(const struct ldr_flights *fs, const struct ldr_name *name)
+{
+    uint64_t hash = ldr_hash64(name->text, name->text_len);
+    size_t at = hash % SUSPECTS;
+
+    return fs->suspect[at].name == hash && fs->suspect[at].until_ns > 0 && fs->suspect[at].until_ns > ldr_mono_ns();
+}
+
 enum larder_kind ldr_flight_object(struct ldr_domain *d, struct ldr_name *name, struct ldr_waiter *w,
                                    struct larder_err *err)
 {
     w->restarts = 0;
+    w->reread = ldr_flight_is_suspect(d->flights, name);
     return load(d, name, w, false, err);
 }
 
@@ -356,6 +398,21 @@ uint32_t ldr_flight_readahead(struct ldr_flights *fs, const struct ldr_id *id, u
     t->id = *id;
     t->next = last + 1 + t->window;
     return t->window;
+}
+
+struct ldr_width *ldr_flight_width(struct ldr_flights *fs, const struct ldr_backend *b)
+{
+    struct store *s;
+
+    LL_FOREACH(fs->stores, s)
+    if (s->backend == b)
+        return &s->width;
+    s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->backend = b;
+    LL_PREPEND(fs->stores, s);
+    return &s->width;
 }
 
 /* ---------- writes ---------- */

@@ -9,6 +9,7 @@
 struct ldr_flight;
 struct ldr_load;
 struct ldr_keystate;
+struct ldr_width;
 
 /* What a waiter is told. Valid for the call. */
 struct ldr_answer {
@@ -52,6 +53,7 @@ struct ldr_waiter {
     uint32_t first, last, left; /* blocks of its range, and how many of them are not there yet */
     struct ldr_range_hold *hold;
     unsigned restarts;
+    bool reread; /* what came for it was not what the store says it is: all of it once more */
 };
 
 enum larder_kind ldr_flights_new(struct ldr_domain *d, struct ldr_flights **out, struct larder_err *err);
@@ -93,6 +95,13 @@ struct ldr_load *ldr_flight_same_version(const struct ldr_load *l);
 /* Its waiter has to begin again; `anew`: with a load that takes nothing for granted of the record that the cache has.
  * While a write of the key is under way the waiter is parked until that is over. */
 void ldr_flight_again(struct ldr_domain *d, struct ldr_name *name, struct ldr_waiter *w, bool anew);
+/* The bytes that came of this object were not what its store says they are. Whoever asks for it in the next minute, of
+ * however small a range (a reader by windows, which was not waiting at that moment), is not served past the cache, but
+ * waits until all of it was read once more and is good; `spoilt` false: it is. */
+void ldr_flight_suspect(struct ldr_flights *fs, const struct ldr_name *name, bool spoilt);
+bool ldr_flight_is_suspect(const struct ldr_flights *fs, const struct ldr_name *name);
+/* How many requests a load of this store has under way. Owned by the flights; NULL: no memory. */
+struct ldr_width *ldr_flight_width(struct ldr_flights *fs, const struct ldr_backend *b);
 /* A reader asked for blocks [first, last] of version `id`, not all of them there: how many blocks behind `last` should
  * be fetched too? Readers that go on where they stopped get 1, 2, 4, 8; others none. */
 uint32_t ldr_flight_readahead(struct ldr_flights *fs, const struct ldr_id *id, uint32_t first, uint32_t last);

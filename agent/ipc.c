@@ -288,7 +288,7 @@ static void tick(struct ldr_ipc *ipc, int64_t now)
     if (r->deadline_ns <= now) {
         ldr_count(&ipc->domain->counters, timeouts, 1);
         /* A write goes on without its asker. */
-        k = ldr_fail(&e, r->write_waiter.write ? LARDER_OUTCOME_UNKNOWN : LARDER_TIMEOUT,
+        k = ldr_fail(&e, r->write_waiter.write || r->deletes ? LARDER_OUTCOME_UNKNOWN : LARDER_TIMEOUT,
                      "no answer for \"%.200s\" within %u ms", r->name ? r->name->text : "many objects",
                      r->msg->timeout_ms);
         ldr_serve_leave(r);

@@ -1,9 +1,9 @@
 /* load.c - see load.h. What happens, in order:
  *   join → open_object (nothing is known) or open_base (the cache has some of its blocks)
  *   → opened: the version is fixed, waiters are placed → pump: a pull for each block that is wanted, some at a time
- *   → a pull: reserve → fetch → filled → commit → block_there: waiters whose range is complete are answered
+ *   → a pull: reserve → fetch → filled → check → commit → block_there: waiters whose range is complete are answered
  *   → settle: nobody waits, nothing is under way: the load ends
- * Waiters are in load_wait.c, pulls in load_pull.c. */
+ * Waiters are in load_wait.c, pulls in load_pull.c, checksums in load_check.c. */
 #include "agent/load_impl.h"
 #include "agent/fresh.h"
 #include "agent/known.h"
@@ -104,6 +104,16 @@ static void committed_on_index(struct ldr_change *c)
 
     x->task.run = committed_on_ipc;
     ldr_mailbox_post(&x->domain->ipc_box, &x->task);
+}
+
+void ldr_load_lose_block(struct ldr_load *l, struct ldr_filled *x)
+{
+    struct ldr_answer a = ldr_load_not_in_cache(l, x->err.msg);
+
+    a.fd = -1;
+    a.mem = NULL;
+    ldr_load_block_failed(l, x->block, &a);
+    ldr_filled_free(&x);
 }
 
 void ldr_load_commit_block(struct ldr_load *l, struct ldr_filled *x, int64_t confirmed_ns)
@@ -301,6 +311,7 @@ struct ldr_load *ldr_load_new(struct ldr_domain *d, struct ldr_name *name, bool 
 static void load_free(struct ldr_load *l)
 {
     assert(!l->busy && !l->waiters && !l->holds);
+    ldr_load_check_release(l);
     ldr_fetch_free(&l->opener);
     ldr_filled_free(&l->only);
     ldr_meta_release(&l->meta);
@@ -357,7 +368,7 @@ static void start(struct ldr_load *l, const struct ldr_waiter *w)
     struct ldr_record rec;
     struct larder_err e;
     uint64_t txnid;
-    bool known = !l->anew && ldr_known_find(l->domain, l->name, &rec, &txnid);
+    bool known = !l->anew && !w->reread && ldr_known_find(l->domain, l->name, &rec, &txnid);
     bool pinned = known && w->validator; /* of one version, whatever the store has by now */
 
     if (known && (ldr_known_fresh(l->domain, &rec) || pinned)) {
@@ -376,7 +387,8 @@ static void start(struct ldr_load *l, const struct ldr_waiter *w)
         free(l->base_validator);
         l->base_validator = NULL;
     }
-    ldr_load_open_object(l, w->offset);
+    ldr_load_check_expect(l, w);
+    ldr_load_open_object(l, l->reread ? 0 : w->offset);
 }
 
 void ldr_load_join(struct ldr_load *l, struct ldr_waiter *w)

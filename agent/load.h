@@ -41,6 +41,19 @@ struct ldr_load {
     uint32_t ahead_from;
     uint64_t txnid; /* where what is there can be seen */
     struct ldr_range_hold *holds;
+    /* does what comes add up? load_check.c */
+    bool checks;                 /* it is to be compared with what the store tells of it */
+    bool reread;                 /* the bytes that came before did not: all of it, and nobody is answered before that */
+    atomic_uint crcs;            /* that blocks are to have; any thread, set by ipc */
+    struct ldr_block_sums *sums; /* of each block; NULL: it is not checked */
+    uint32_t n_sums;             /* blocks that came */
+    struct ldr_verify verify;
+    struct ldr_fetch *head;  /* it asks for what to check with */
+    struct ldr_gate gate;    /* withholds the block that makes it whole */
+    struct ldr_filled *last; /* which waits for that answer, and for the others to come */
+    int64_t last_confirmed_ns;
+    /* requests at once, while this load has that many; NULL: not yet looked up */
+    struct ldr_width *width;
     /* OPENING: what the cache has, to be confirmed */
     uint8_t *base; /* the record's bytes; NULL: nothing */
     size_t base_len;

@@ -1,5 +1,5 @@
 /* load_impl.h - what the files of a load share: load.c (its life, what it publishes), load_wait.c (who waits for which
- * blocks), load_pull.c (its requests). ipc thread only. */
+ * blocks), load_pull.c (its requests), load_check.c (does what comes add up?). ipc thread only. */
 #ifndef LDR_LOAD_IMPL_H
 #define LDR_LOAD_IMPL_H
 
@@ -19,11 +19,25 @@ void ldr_load_finish(struct ldr_load *l);
 /* Take the version over from an answer; false: out of memory. Then make what belongs to an open load. */
 bool ldr_load_learn(struct ldr_load *l, const struct ldr_meta *meta);
 enum larder_kind ldr_load_open_version(struct ldr_load *l, struct larder_err *err);
+/* A block could not be sealed or linked: `x` is taken, its waiters hear why. */
+void ldr_load_lose_block(struct ldr_load *l, struct ldr_filled *x);
 /* A block is linked: `x` is taken, its waiters are answered when it is committed. */
 void ldr_load_commit_block(struct ldr_load *l, struct ldr_filled *x, int64_t confirmed_ns);
 void ldr_load_publish_inline(struct ldr_load *l, const struct ldr_fetch *f);
 /* The store still has what the cache has. */
 void ldr_load_confirm(struct ldr_load *l, const struct ldr_fetch *f);
+
+/* ---- load_check.c ---- */
+/* Before the first request: will blocks be checked, as far as one can tell by who asks first? */
+void ldr_load_check_expect(struct ldr_load *l, const struct ldr_waiter *w);
+/* The version is known and none of its blocks is there; waiters are placed. */
+void ldr_load_check_open(struct ldr_load *l);
+/* A block has come: `x` is taken. It is committed, or where it is the last one, and withheld, when all is known. Where that
+ * does not add up the object leaves the cache, and is read once more. */
+void ldr_load_check_block(struct ldr_load *l, struct ldr_filled *x, int64_t confirmed_ns);
+/* A block that had come is to come once more. */
+void ldr_load_check_again(struct ldr_load *l, uint32_t block);
+void ldr_load_check_release(struct ldr_load *l);
 
 /* ---- load_wait.c ---- */
 struct ldr_answer ldr_load_in_cache(const struct ldr_load *l);
@@ -35,6 +49,8 @@ void ldr_load_tell_all(struct ldr_load *l, const struct ldr_answer *a);
 void ldr_load_fail_all(struct ldr_load *l, enum larder_kind kind, const struct larder_err *err);
 /* The load is of no use any more: its waiters begin again. `anew`: the store has another version than the cache. */
 void ldr_load_restart_all(struct ldr_load *l, bool anew);
+/* What came is not what the store says it is: they begin again, and nothing but all of it will do. */
+void ldr_load_reread_all(struct ldr_load *l);
 void ldr_load_take_all(struct ldr_load *l, struct ldr_waiter **out);
 /* `w` was taken out of the list and waits here no more. */
 void ldr_load_let_go(struct ldr_load *l, struct ldr_waiter *w);

@@ -2,13 +2,13 @@
  *   pull_fetch → (reserved_on_ipc) → fetch.c → fetch_opened, fetch_filled … → fetch_done, or open_again */
 #include "agent/load_impl.h"
 #include "agent/known.h"
+#include "agent/width.h"
 #include "common/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <utlist.h>
 
-#define PARALLEL   8 /* requests of one load */
 #define ROOM_TRIES 3 /* reservations that one request may need: another size each time */
 #define NO_ROOM_NS LDR_NS_PER_S
 
@@ -38,6 +38,10 @@ static struct pull *pull_new(struct ldr_load *l, uint32_t block)
     p->block = block;
     l->busy++;
     l->pulls++;
+    if (!l->width)
+        l->width = ldr_flight_width(l->domain->flights, l->name->backend);
+    if (l->width)
+        l->width->pulls++;
     return p;
 }
 
@@ -50,6 +54,8 @@ static void pull_free(struct pull *p)
         ldr_fetch_free(&p->fetch);
     ldr_room_give_back(&l->domain->space, &p->room);
     l->pulls--;
+    if (l->width)
+        l->width->pulls--;
     free(p);
 }
 
@@ -126,6 +132,8 @@ static void pull_fetch(struct pull *p)
     f->room = p->room;
     p->room = (struct ldr_room){ 0 };
     f->no_store = &l->no_store;
+    f->crcs = &l->crcs;
+    f->gate = &l->gate;
     f->stream = !l->open && l->stream;
     if (l->open)
         f->want = ldr_room_len(&f->room, p->block);
@@ -178,8 +186,22 @@ static void fetch_opened(struct ldr_fetch *f, const struct ldr_meta *meta)
     l->stream = f->stream;
     for (uint32_t b = f->stream ? 0 : p->block; b < (f->stream ? l->n_blocks : p->block + 1) && b < l->n_blocks; b++)
         l->state[b] = LDR_COMING;
+    ldr_load_check_open(l);
     ldr_load_place_all(l);
     ldr_load_pump(l);
+}
+
+/* A block of several has arrived: what does that say of how many requests are good? */
+static void note_width(struct ldr_load *l, const struct ldr_filled *x)
+{
+    struct ldr_width *w = l->width;
+
+    if (!w)
+        return;
+    if (l->pulls >= ldr_width_now(w) && l->pulls == w->pulls)
+        ldr_width_block(w, x->fill.size, ldr_mono_ns());
+    else
+        ldr_width_break(w);
 }
 
 static void fetch_filled(struct ldr_fetch *f, struct ldr_filled *x)
@@ -203,16 +225,16 @@ static void fetch_filled(struct ldr_fetch *f, struct ldr_filled *x)
         ldr_filled_free(&x);
         return;
     }
-    if (x->kind) { /* sealed or linked it could not be */
-        struct ldr_answer a = ldr_load_not_in_cache(l, x->err.msg);
-
-        a.fd = -1;
-        a.mem = NULL;
-        ldr_load_block_failed(l, x->block, &a);
+    if (x->kind ==
+        LARDER_EXISTS) { /* a load that ended had it still on the way, and was first: it is in the index now */
+        l->state[x->block] = LDR_ABSENT;
         ldr_filled_free(&x);
+        ldr_load_restart_all(l, false);
         return;
     }
-    ldr_load_commit_block(l, x, f->confirmed_ns);
+    if (!x->kind)
+        note_width(l, x);
+    ldr_load_check_block(l, x, f->confirmed_ns);
 }
 
 /* An OBJECT request that brought nothing yet. True: the pull goes on. */
@@ -310,6 +332,8 @@ static void fetch_done(struct ldr_fetch *f)
     struct pull *p = f->user;
     struct ldr_load *l = p->load;
 
+    if (f->attempt.throttled && l->width)
+        ldr_width_throttled(l->width, ldr_mono_ns());
     if (!l->open) {
         if (open_again(p, f))
             return;
@@ -350,7 +374,9 @@ static uint32_t next_wanted(struct ldr_load *l)
 
 void ldr_load_pump(struct ldr_load *l)
 {
-    while (l->open && l->state && l->pulls < PARALLEL) {
+    unsigned width = l->width ? ldr_width_now(l->width) : LDR_WIDTH_FIRST;
+
+    while (l->open && l->state && l->pulls < width) {
         uint32_t b = next_wanted(l);
         struct pull *p;
 
@@ -369,6 +395,7 @@ void ldr_load_pump(struct ldr_load *l)
         }
         if (l->state[b] & LDR_STATE_AHEAD)
             ldr_count(&l->domain->counters, blocks_ahead, 1);
+        ldr_load_check_again(l, b);
         l->state[b] = LDR_COMING;
         p->room = (struct ldr_room){ .object_size = l->meta.size_bytes, .log2 = l->log2, .next = b, .end = b };
         p->want_end = b + 1;

@@ -201,8 +201,24 @@ void ldr_load_restart_all(struct ldr_load *l, bool anew)
             ldr_flight_again(d, l->name, w, anew);
             continue;
         }
-        ldr_fail(&e, LARDER_UNAVAILABLE, "\"%.200s\" changes faster than it can be read", l->name->text);
+        ldr_fail(&e, LARDER_UNAVAILABLE, "\"%.200s\" changed, or the store's answers broke off, each time it was read",
+                 l->name->text);
         w->answer(w, &a);
+    }
+}
+
+void ldr_load_reread_all(struct ldr_load *l)
+{
+    struct ldr_waiter *list;
+
+    ldr_load_take_all(l, &list);
+    while (list) {
+        struct ldr_waiter *w = list;
+
+        DL_DELETE(list, w);
+        ldr_load_let_go(l, w);
+        w->reread = true;
+        ldr_flight_again(l->domain, l->name, w, true);
     }
 }
 
@@ -213,6 +229,11 @@ static void range_of(const struct ldr_load *l, const struct ldr_waiter *w, uint6
 {
     uint64_t size = l->meta.size_bytes;
 
+    if (l->reread && l->sums) { /* nobody has any of it before all of it is known to be good */
+        *from = 0;
+        *end = size;
+        return;
+    }
     *from = w->offset < size ? w->offset : size;
     *end = w->length && w->length < size - *from ? *from + w->length : size;
 }
@@ -340,6 +361,18 @@ void ldr_load_place(struct ldr_load *l, struct ldr_waiter *w)
         return;
     }
     ldr_index_stats(d->index, &st);
+    if (end - from > st.block_capacity && l->reread && l->sums) {
+        a = (struct ldr_answer){ .kind = ldr_fail(&e, LARDER_CORRUPT,
+                                                  "the bytes of \"%.200s\" do not match the checksum that its store "
+                                                  "tells, and the cache is too small to read it once more",
+                                                  l->name->text),
+                                 .err = &e,
+                                 .fd = -1 };
+        w->left = 0;
+        DL_DELETE(l->waiters, w);
+        ldr_load_tell(l, w, &a);
+        return;
+    }
     if (end - from > st.block_capacity) {
         char why[160];
 

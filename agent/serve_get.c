@@ -262,7 +262,8 @@ void ldr_serve_get(struct ldr_request *r)
             return;
         r->waiter.suspect = true;
     }
-    if (pinned && (!known || ldr_mono_ns() < d->no_room_until_ns)) { /* a read that goes on past the cache */
+    if (pinned && (!known || ldr_mono_ns() < d->no_room_until_ns) &&
+        !ldr_flight_is_suspect(d->flights, r->name)) { /* a read that goes on past the cache */
         ldr_ipc_wait(r);
         ask_for_chunk(r, &g->validator);
         return;

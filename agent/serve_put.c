@@ -161,6 +161,15 @@ static void stage_answer(struct ldr_stage_waiter *w, enum larder_kind k, const s
         ldr_reply_done(r);
 }
 
+/* The upload's writer is there; and the request has a name, should it have to wait. */
+static void heard(struct ldr_request *r, uint64_t upload_id)
+{
+    struct ldr_name *name = ldr_stage_heard(r->domain, upload_id, ldr_ipc_connection(r));
+
+    if (name && !r->name)
+        r->name = ldr_name_ref(name);
+}
+
 void ldr_serve_upload_open(struct ldr_request *r)
 {
     const Larder__Wire__UploadOpen *p = r->msg->upload_open;
@@ -182,7 +191,7 @@ void ldr_serve_upload_open(struct ldr_request *r)
         ldr_ipc_reply_fail(r, k, &e);
         return;
     }
-    ldr_stage_heard(r->domain, p->upload_id, ldr_ipc_connection(r));
+    heard(r, p->upload_id);
     reply_staging(r, &s);
 }
 
@@ -192,7 +201,7 @@ void ldr_serve_upload_block(struct ldr_request *r)
     struct larder_err e;
     enum larder_kind k;
 
-    ldr_stage_heard(r->domain, p->upload_id, ldr_ipc_connection(r));
+    heard(r, p->upload_id);
     r->stage_waiter = (struct ldr_stage_waiter){ .answer = stage_answer };
     k = ldr_stage_block(r->domain, p->upload_id, p->block, &r->stage_waiter, &e);
     if (k)
@@ -208,7 +217,7 @@ void ldr_serve_upload_data(struct ldr_request *r)
     struct larder_err e;
     enum larder_kind k;
 
-    ldr_stage_heard(r->domain, p->upload_id, ldr_ipc_connection(r));
+    heard(r, p->upload_id);
     r->stage_waiter = (struct ldr_stage_waiter){
         .answer = stage_answer, .offset = p->offset, .data = p->data.data, .len = p->data.len
     };
@@ -223,7 +232,7 @@ void ldr_serve_upload_seal(struct ldr_request *r)
     struct larder_err e;
     enum larder_kind k;
 
-    ldr_stage_heard(r->domain, p->upload_id, ldr_ipc_connection(r));
+    heard(r, p->upload_id);
     r->stage_waiter = (struct ldr_stage_waiter){ .answer = stage_answer };
     k = ldr_stage_seal(r->domain, p->upload_id, p->block, p->length, &r->stage_waiter, &e);
     if (k)
@@ -236,6 +245,7 @@ void ldr_serve_upload_commit(struct ldr_request *r)
     struct larder_err e;
     enum larder_kind k = named(r, &e);
 
+    heard(r, p->upload_id);
     r->write_waiter.answer = write_answer;
     if (!k)
         k = ldr_stage_commit(r->domain, r->msg->op_id, r->deadline_ns, p->upload_id, p->size, &r->write_waiter, &e);

@@ -286,14 +286,16 @@ enum larder_kind ldr_stage_data(struct ldr_domain *d, uint64_t upload_id, uint32
         w->answer(w, LARDER_OK, NULL, NULL);
         return LARDER_OK;
     }
-    if (!k && !p)
-        k = w->offset ? ldr_fail(err, LARDER_INVALID, "bytes of an upload out of order") : ask(s, block, &p, err);
+    if (!k && !p && (w->offset || w->len > s->block_size)) /* before a block is asked for */
+        k = ldr_fail(err, LARDER_INVALID, "bytes of an upload out of order");
+    else if (!k && !p)
+        k = ask(s, block, &p, err);
     if (k)
         return k;
     if (p->block != block || p->writer || p->state == LDR_PIECE_SEALING || w->offset > p->received ||
         w->len > p->size - w->offset || (w->offset < p->received && w->offset + w->len > p->received))
         return ldr_fail(err, LARDER_INVALID, "bytes of an upload out of order");
-    if (w->offset < p->received || w->len == 0) {
+    if (w->offset < p->received) {
         w->answer(w, LARDER_OK, NULL, NULL);
         return LARDER_OK;
     }
@@ -365,13 +367,15 @@ enum larder_kind ldr_stage_seal(struct ldr_domain *d, uint64_t upload_id, uint32
 {
     struct ldr_piece *p;
     struct ldr_stage *s;
+    bool by_messages;
     enum larder_kind k = find(d, upload_id, &s, err);
 
     if (k)
         return k;
     w->piece = NULL;
     p = ldr_stage_current(s);
-    if (!p && block + 1 == s->n_sealed && length == s->last_length) { /* again */
+    if (!p && ((block + 1 == s->n_sealed && length == s->last_length) ||
+               (block == s->n_sealed && length == 0 && s->ended))) { /* again */
         w->answer(w, LARDER_OK, NULL, NULL);
         return LARDER_OK;
     }
@@ -382,9 +386,10 @@ enum larder_kind ldr_stage_seal(struct ldr_domain *d, uint64_t upload_id, uint32
     }
     if (!p || p->block != block || p->state != LDR_PIECE_READY)
         return ldr_fail(err, LARDER_INVALID, "seal of block %" PRIu32 " of an upload that is not being written", block);
-    if (length > p->size || (p->received && length != p->received) || (s->size_known && length > s->size - s->total))
+    by_messages = p->in_memory || p->received;
+    if (length > p->size || (by_messages && length != p->received) || (s->size_known && length > s->size - s->total))
         return ldr_fail(err, LARDER_INVALID, "seal of %" PRIu64 " bytes of a block of an upload that has %" PRIu64,
-                        length, p->received ? p->received : p->size);
+                        length, by_messages ? p->received : p->size);
     if (length == 0) {
         s->ended = true;
         ldr_piece_drop(p);
@@ -560,17 +565,15 @@ bool ldr_stages_abort(struct ldr_uploads *u, uint64_t upload_id)
     return s != NULL;
 }
 
-/* Does somebody write to the block's file, or has somebody written since it was looked at last? */
-static bool seen_writing(struct ldr_stage *s, const struct ldr_piece *p)
+/* Has somebody written to the block's file since it was looked at last? */
+static bool has_written(struct ldr_stage *s, const struct ldr_piece *p)
 {
     struct timespec before = s->written;
     struct stat st;
 
-    if (!p->body->name[0])
-        return false;
-    if (fstat(p->body->fill.fd, &st) == 0)
+    if (p->body->name[0] && fstat(p->body->fill.fd, &st) == 0)
         s->written = st.st_mtim;
-    return s->written.tv_sec != before.tv_sec || s->written.tv_nsec != before.tv_nsec || ldr_body_written_to(p->body);
+    return s->written.tv_sec != before.tv_sec || s->written.tv_nsec != before.tv_nsec;
 }
 
 static bool abandoned(struct ldr_stage *s, int64_t now_ns)
@@ -581,22 +584,23 @@ static bool abandoned(struct ldr_stage *s, int64_t now_ns)
         return now_ns - s->heard_ns >= FAILED_NS;
     if ((p && p->state != LDR_PIECE_READY) || now_ns - s->heard_ns < (s->gone ? GONE_NS : SILENT_NS))
         return false; /* it is our turn, or not long ago */
-    if (p && seen_writing(s, p)) {
+    if (p && (has_written(s, p) || ldr_body_written_to(p->body))) {
         s->heard_ns = now_ns;
         return false;
     }
     return true;
 }
 
-void ldr_stage_heard(struct ldr_domain *d, uint64_t upload_id, uint32_t connection)
+struct ldr_name *ldr_stage_heard(struct ldr_domain *d, uint64_t upload_id, uint32_t connection)
 {
     struct ldr_stage *s;
 
     HASH_FIND(hh, d->uploads->stages, &upload_id, sizeof upload_id, s);
     if (!s)
-        return;
+        return NULL;
     s->connection = connection;
     s->gone = false;
+    return s->name;
 }
 
 void ldr_stages_gone(struct ldr_domain *d, uint32_t connection)
@@ -610,7 +614,7 @@ void ldr_stages_gone(struct ldr_domain *d, uint32_t connection)
         s->gone = true;
         s->heard_ns = ldr_mono_ns();
         if (p && p->state == LDR_PIECE_READY)
-            seen_writing(s, p); /* what was written so far does not count */
+            has_written(s, p); /* what was written so far does not count */
     }
 }
 

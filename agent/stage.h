@@ -63,8 +63,9 @@ enum larder_kind ldr_stage_seal(struct ldr_domain *d, uint64_t upload_id, uint32
 /* Write the object; joined by who sends the same op_id again. From here on it needs no client. */
 enum larder_kind ldr_stage_commit(struct ldr_domain *d, uint64_t op_id, int64_t deadline_ns, uint64_t upload_id,
                                   uint64_t size, struct ldr_write_waiter *w, struct larder_err *err);
-/* A message about the upload came by this connection; before it is acted on. */
-void ldr_stage_heard(struct ldr_domain *d, uint64_t upload_id, uint32_t connection);
+/* A message about the upload came by this connection; before it is acted on. The object that it writes, borrowed; NULL:
+ * nothing is known of it. */
+struct ldr_name *ldr_stage_heard(struct ldr_domain *d, uint64_t upload_id, uint32_t connection);
 /* The connection is closed: its client has died, or will come back by another one. */
 void ldr_stages_gone(struct ldr_domain *d, uint32_t connection);
 void ldr_stage_leave(struct ldr_stage_waiter *w); /* of ldr_stage_block(); the block is made all the same */

@@ -93,19 +93,16 @@ static void drop_linked(struct ldr_write *w)
 }
 
 /* One of the blocks behind the first. */
-static void post_block(struct ldr_write *w, uint32_t block)
+static struct ldr_change block_change(struct ldr_write *w, uint32_t block)
 {
-    struct ldr_change *c = &w->more[block - 1];
-
-    *c = (struct ldr_change){ .what = LDR_CHANGE_BLOCK,
-                              .key = w->name->ikey,
-                              .key_len = w->name->ikey_len,
-                              .record = w->change.record,
-                              .block = block,
-                              .block_hash = w->block_hashes[block],
-                              .done = settled_on_index,
-                              .user = w };
-    ldr_index_change(w->domain->index, c);
+    return (struct ldr_change){ .what = LDR_CHANGE_BLOCK,
+                                .key = w->name->ikey,
+                                .key_len = w->name->ikey_len,
+                                .record = w->change.record,
+                                .block = block,
+                                .block_hash = w->block_hashes[block],
+                                .done = settled_on_index,
+                                .user = w };
 }
 
 /* The change that ends the write in the index. ipc thread, so that it stands behind every change posted before. The
@@ -128,9 +125,11 @@ static void settle(struct ldr_write *w)
     c->clear_intent = last;
     c->done = settled_on_index;
     c->user = w;
+    for (uint32_t i = 1; i < n; i++) /* all before the first is posted: from then on its record is the index thread's */
+        w->more[i - 1] = block_change(w, i);
     ldr_index_change(w->domain->index, c);
-    for (uint32_t i = 1; i < n; i++) /* the last one may end `w` */
-        post_block(w, i);
+    for (uint32_t i = 1; i < n; i++)
+        ldr_index_change(w->domain->index, &w->more[i - 1]);
 }
 
 static void settle_on_ipc(struct ldr_task *t)
@@ -201,7 +200,7 @@ static void keep_on_pool(struct ldr_task *t)
         if (w->publishing)
             fill_record(w, IN_RECORD, 0);
     } else if (size > 0 && size <= UINT64_C(1) << w->block_log2) {
-        if (!w->body)
+        if (!w->body && w->bytes)
             body_of_bytes(w);
         if (w->body && ldr_body_cached(w->body) && !ldr_body_link(w->body, &w->id, 0, NULL)) {
             fill_record(w, IN_BLOCKS, w->body->fill.hash);
@@ -430,10 +429,10 @@ void ldr_write_begin(struct ldr_write *w)
     enum larder_kind k = ldr_flight_write_begin(d, w->name, &w->key, &e);
 
     if (k) {
-        if (w->ended) {
-            w->kind = k;
+        w->kind = k;
+        w->err = e;
+        if (w->ended)
             w->ended(w);
-        }
         ldr_write_give_up(w, k, &e);
     } else if (w->body && !w->body->sealed) {
         w->task.run = seal_on_pool;

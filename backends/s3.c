@@ -63,7 +63,8 @@ static uint64_t s3_fingerprint(const struct ldr_backend *b)
 
 const struct ldr_backend_ops ldr_backend_s3 = {
     .kind = "s3",
-    .caps = LDR_CAP_RANGE | LDR_CAP_IF_MATCH | LDR_CAP_CREATE_ONLY | LDR_CAP_USER_META | LDR_CAP_PUT_IF_MATCH,
+    .caps = LDR_CAP_RANGE | LDR_CAP_IF_MATCH | LDR_CAP_CREATE_ONLY | LDR_CAP_USER_META | LDR_CAP_PUT_IF_MATCH |
+            LDR_CAP_HEAD_SUM,
     .open = s3_open,
     .close = s3_close,
     .get = ldr_s3_ask,

@@ -242,7 +242,9 @@ static enum larder_kind begun(struct s3_op *o, const char *p, size_t n)
     char id[LDR_UPLOAD_ID_MAX + 2];
     const struct ldr_xml_want want[] = { { "UploadId", id, sizeof id } };
 
-    if (!ldr_xml_read(p, n, "InitiateMultipartUploadResult", want, LDR_ARRAY_LEN(want)) || !id[0])
+    if (!(ldr_xml_read(p, n, "InitiateMultipartUploadResult", want, LDR_ARRAY_LEN(want)) ||
+          ldr_xml_read(p, n, "InitiateMultipartUpload", want, LDR_ARRAY_LEN(want))) || /* rclone's name for it */
+        !id[0])
         return ldr_s3_late_refusal(o, p, n, "names no upload");
     if (strlen(id) > LDR_UPLOAD_ID_MAX)
         return odd_answer(o, "the upload's id is too long");

@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <string.h>
 #include <strings.h>
-#include <zlib.h>
 
 #ifdef __x86_64__
 #include <wmmintrin.h>
@@ -221,7 +220,7 @@ static uint64_t crc64(uint64_t crc, const uint8_t *p, size_t n)
 
 /* ---- CRCs ---- */
 
-/* isa-l leaves the inversions to its caller, takes an int for the length, and its bytes are not const. */
+/* Of this one isa-l leaves the inversions to its caller, takes an int for the length, and its bytes are not const. */
 static uint32_t crc32c(uint32_t crc, const uint8_t *p, size_t n)
 {
     uint32_t state = ~crc;
@@ -239,13 +238,13 @@ static uint32_t crc32c(uint32_t crc, const uint8_t *p, size_t n)
 uint64_t ldr_sum_crc(enum ldr_sum_algo a, uint64_t crc, const void *p, size_t n)
 {
     assert(ldr_sum_is_crc(a));
-    if (n == 0) /* p may be NULL then, which zlib reads as "start anew" */
+    if (n == 0) /* p may be NULL then */
         return crc;
     if (a == LDR_SUM_CRC64NVME)
         return crc64(crc, p, n);
     if (a == LDR_SUM_CRC32C)
         return crc32c((uint32_t)crc, p, n);
-    return crc32_z(crc, p, n);
+    return crc32_gzip_refl((uint32_t)crc, p, n);
 }
 
 void ldr_sum_crc_raw(enum ldr_sum_algo a, uint64_t crc, uint8_t raw[LDR_SUM_RAW_MAX])

@@ -1,6 +1,6 @@
 /* sum.h - checksums of objects as stores tell and take them: computed piece by piece, written as stores write them, and
  * for CRCs put together from those of neighbouring pieces, so that blocks fetched in any order give the sum of the whole.
- * Pure functions, any thread. CRC32C by isa-l, CRC32 by zlib, digests by OpenSSL; CRC64NVME here (no packaged library
+ * Pure functions, any thread. CRC32C and CRC32 by isa-l, digests by OpenSSL; CRC64NVME here (no packaged library
  * has it: docs/dependencies.md). */
 #ifndef LDR_SUM_H
 #define LDR_SUM_H

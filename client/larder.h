@@ -74,7 +74,7 @@ void larder_object_free(struct larder_object **o);
 
 /* Get many objects: what the cache lacks is asked for together, so the agent fetches in parallel and each batch costs
  * one exchange with it.
- *   uris, n  borrowed; in any order, repeats are allowed
+ *   uris, n  borrowed; in any order, repeats are allowed (of an object that changes meanwhile they may be two versions)
  *   out      n results, each written, whatever the others are: kind, then `object` (owned by the caller) or `err`
  * Returns LARDER_OK when all did, else the kind of the first that failed (its error in *err). Any thread. */
 struct larder_result {

@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define STAGING LDR_NAME_STAGING "/"
@@ -25,6 +26,9 @@
  * cache holds. */
 #define PIECE       ((size_t)2 * LDR_MIB)
 #define PIECE_TMPFS ((size_t)256 * LDR_KIB)
+
+#define OPEN_TRIES    100
+#define OPEN_PAUSE_NS LDR_NS_PER_MS
 
 struct larder_writer {
     struct larder *l;
@@ -100,6 +104,19 @@ static enum larder_kind open_upload(struct larder_writer *w, char *text, const s
     return LARDER_OK;
 }
 
+/* Ask for the block that is next, or again for the one that is being filled. */
+static enum larder_kind ask_block(struct larder_writer *w, ldr_wire_reply **out, struct larder_err *err)
+{
+    Larder__Wire__UploadBlock block = LARDER__WIRE__UPLOAD_BLOCK__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+
+    req.body_case = LARDER__WIRE__REQUEST__BODY_UPLOAD_BLOCK;
+    req.upload_block = &block;
+    block.upload_id = w->upload_id;
+    block.block = w->block;
+    return ask_staging(w, &req, out, err);
+}
+
 static enum larder_kind seal(struct larder_writer *w, struct larder_err *err)
 {
     Larder__Wire__UploadSeal seal_msg = LARDER__WIRE__UPLOAD_SEAL__INIT;
@@ -155,11 +172,17 @@ static enum larder_kind send_data(struct larder_writer *w, const uint8_t *p, siz
 /* Open the block's file to write. -1 (errno): it cannot be, or it is not the one that the agent speaks of. */
 static int staging_open(const struct larder_writer *w)
 {
-    int dir = open(w->l->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    int fd = dir < 0 ? -1 : openat(dir, w->file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    int why = errno;
+    int dir = open(w->l->dir, O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1, why;
     struct stat st;
 
+    for (int tries = 0; dir >= 0 && fd < 0 && tries < OPEN_TRIES; tries++) {
+        fd = openat(dir, w->file, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+        if (fd >= 0 || errno != EWOULDBLOCK)
+            break;
+        /* The agent asks by a lease, at this very moment, whether anybody writes to it. */
+        nanosleep(&(struct timespec){ .tv_nsec = OPEN_PAUSE_NS }, NULL);
+    }
+    why = errno;
     if (dir >= 0)
         close(dir);
     errno = why;
@@ -194,6 +217,22 @@ static enum larder_kind write_all(int fd, const uint8_t *p, size_t n, uint64_t o
     return LARDER_OK;
 }
 
+/* The block's file was there, and cannot be opened any more: mostly as the upload has failed, which the agent tells who
+ * asks for the block again. */
+static enum larder_kind why_lost(struct larder_writer *w, struct larder_err *err)
+{
+    struct larder_err lost;
+    enum larder_kind k = ldr_fail_sys(&lost, LARDER_IO, "could not open a staging file of the cache again");
+    ldr_wire_reply *reply = NULL;
+    enum larder_kind said = ask_block(w, &reply, err);
+
+    if (said)
+        return said;
+    larder__wire__reply__free_unpacked(reply, NULL);
+    *err = lost;
+    return k;
+}
+
 /* Bytes of the block behind those that are stored. A file that cannot be had for the first of them is done without. */
 static enum larder_kind store(struct larder_writer *w, const uint8_t *p, size_t n, struct larder_err *err)
 {
@@ -203,7 +242,7 @@ static enum larder_kind store(struct larder_writer *w, const uint8_t *p, size_t 
     if (w->file[0]) {
         fd = file_size_allowed(w->block_bytes) ? staging_open(w) : -1;
         if (fd < 0 && w->stored > 0)
-            return ldr_fail_sys(err, LARDER_IO, "could not open a staging file of the cache again");
+            return why_lost(w, err);
         if (fd < 0) {
             w->file[0] = '\0';
             w->no_staging = true;
@@ -224,18 +263,12 @@ static enum larder_kind store(struct larder_writer *w, const uint8_t *p, size_t 
 
 static enum larder_kind next_block(struct larder_writer *w, struct larder_err *err)
 {
-    Larder__Wire__UploadBlock block = LARDER__WIRE__UPLOAD_BLOCK__INIT;
-    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
     ldr_wire_reply *reply = NULL;
     enum larder_kind k;
 
     if (w->has_block)
         return LARDER_OK;
-    req.body_case = LARDER__WIRE__REQUEST__BODY_UPLOAD_BLOCK;
-    req.upload_block = &block;
-    block.upload_id = w->upload_id;
-    block.block = w->block;
-    k = ask_staging(w, &req, &reply, err);
+    k = ask_block(w, &reply, err);
     if (k)
         return k;
     w->block_bytes = reply->staging->size;

@@ -181,7 +181,7 @@ enum larder_kind ldr_wire_unpack_request(const void *p, size_t n, ldr_wire_reque
         break;
     case LARDER__WIRE__REQUEST__BODY_UPLOAD_DATA:
         k = check_block(r->upload_data->upload_id, r->upload_data->block, r->upload_data->offset, 0, err);
-        if (!k && r->upload_data->data.len > LDR_WIRE_PART)
+        if (!k && (r->upload_data->data.len == 0 || r->upload_data->data.len > LDR_WIRE_PART))
             k = invalid(err, "part");
         break;
     case LARDER__WIRE__REQUEST__BODY_UPLOAD_SEAL:

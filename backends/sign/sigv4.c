@@ -230,6 +230,8 @@ static enum larder_kind sign(const struct ldr_sigv4 *r, const struct ldr_cred *c
     ldr_hex(key, sizeof key, out);
 done:
     OPENSSL_cleanse(key, sizeof key);
+    if (text.p)
+        OPENSSL_cleanse(text.p, text.room);
     ldr_buf_release(&text);
     return k;
 }
@@ -251,6 +253,8 @@ enum larder_kind ldr_sigv4_authorization(const struct ldr_sigv4 *r, const struct
                             c->access_key_id, DAY_LEN, date, r->region, r->service, ldr_buf_str(&names), signature))
         k = too_large(err);
     ldr_buf_release(&query);
+    if (headers.p) /* the session token is among them */
+        OPENSSL_cleanse(headers.p, headers.room);
     ldr_buf_release(&headers);
     ldr_buf_release(&names);
     return k;
@@ -288,6 +292,8 @@ enum larder_kind ldr_sigv4_presign(const struct ldr_sigv4 *r, const struct ldr_c
 done:
     ldr_buf_release(&raw);
     ldr_buf_release(&query);
+    if (headers.p) /* the session token is among them */
+        OPENSSL_cleanse(headers.p, headers.room);
     ldr_buf_release(&headers);
     ldr_buf_release(&names);
     ldr_buf_release(&scope);

@@ -30,7 +30,7 @@ struct ldr_sigv4 {
                                  * headers are signed, so must X-Amz-Date, X-Amz-Content-Sha256, X-Amz-Security-Token */
     const char *payload;        /* SHA-256 in hex, or LDR_SIGV4_UNSIGNED */
     const char *region, *service;
-    int64_t time_s; /* since 1970 UTC */
+    int64_t time_s;             /* since 1970 UTC */
     struct ldr_sigv4_key *kept; /* NULL: derive the key anew */
 };
 

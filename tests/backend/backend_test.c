@@ -2379,6 +2379,8 @@ Test(s3, an_end_whose_answer_was_lost_is_found_to_have_happened)
     is(end("up", 1, 3), LARDER_OUTCOME_UNKNOWN);
     rules("[{\"method\": \"HEAD\", \"action\": \"status\", \"status\": 503, \"code\": \"SlowDown\"}]");
     is(end("up", 1, 3), LARDER_UNAVAILABLE);
+    rules("[{\"method\": \"HEAD\", \"action\": \"status\", \"status\": 403, \"code\": \"AccessDenied\"}]");
+    is(end("up", 1, 3), LARDER_OUTCOME_UNKNOWN); /* whoever may write may not read everywhere */
 }
 
 Test(s3, an_end_of_an_upload_that_somebody_aborted_is_not_found)

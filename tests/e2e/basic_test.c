@@ -266,7 +266,7 @@ FOR_EVERY_STORE(a_cold_object_is_fetched_once_and_then_read_by_all)
 
 Test(basic, an_object_is_kept_in_the_index_up_to_the_limit_and_in_a_block_beyond)
 {
-    uint8_t *bytes = bd_bytes(20000, 4);
+    uint8_t *bytes = bd_bytes(24000, 4);
     size_t low = 1, high = 20464; /* in the index · in a block */
     char key[32];
 

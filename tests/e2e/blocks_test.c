@@ -262,7 +262,7 @@ static enum larder_kind by_get_many(struct larder *l, const char *u, uint8_t *ou
     if (!k &&
         (larder_object_size(r[0].object) != larder_object_size(r[1].object) ||
          memcmp(larder_object_data(r[0].object), larder_object_data(r[1].object), larder_object_size(r[0].object))))
-        k = ldr_fail(err, LARDER_INTERNAL, "two answers of one call differ");
+        k = ldr_fail(err, LARDER_PRECONDITION, "it changed between two answers of one call");
     if (!k)
         take_view(&r[0].object, out, cap, n);
     for (int i = 0; i < 2; i++)
@@ -608,7 +608,7 @@ static void expect_herd(const char *block_size, uint64_t block, uint64_t size)
     go(block_size);
     herd(S3_BUCKET "/held", read_herded);
     expect_spent((size + block - 1) / block, size);
-    cr_expect(eq(u64, counter("store_heads"), 0));
+    cr_expect(le(u64, counter("store_heads"), 1), "for the checksum");
     cr_expect(eq(int, s3_server_count(&t.s3, "GET", S3_BUCKET "/held"), (int)((size + block - 1) / block)));
     free(herded.bytes);
 }

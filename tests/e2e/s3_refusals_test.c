@@ -2,6 +2,8 @@
  * be, and each error carries the id by which the store's operator finds the request. */
 #include "tests/e2e/e2e.h"
 
+#include <pthread.h>
+
 /* of the one test that this process runs */
 static char dir[TEST_DIR_MAX];
 static struct s3_server server;
@@ -68,6 +70,51 @@ Test(s3_refusals, the_region_of_a_bucket_is_learnt_from_the_store)
     bd_result_release(&got);
     cr_expect(eq(int, bd_list(store, S3_BUCKET, "", NULL, &got), LARDER_OK), "%s", got.err.msg);
     cr_expect(eq(uint, got.requests, 1));
+}
+
+/* Requests that are all under way before the first of them is answered. */
+static void *head_alone(void *user)
+{
+    bd_head(store, S3_BUCKET, "k", user);
+    return NULL;
+}
+
+static void *get_alone(void *user)
+{
+    bd_get(store, S3_BUCKET, "k", NULL, user);
+    return NULL;
+}
+
+static void expect_all_recover(void *(*one)(void *))
+{
+    static struct bd_result each[6];
+    pthread_t threads[LDR_ARRAY_LEN(each)];
+
+    for (size_t i = 0; i < LDR_ARRAY_LEN(each); i++)
+        cr_assert(zero(int, pthread_create(&threads[i], NULL, one, &each[i])));
+    for (size_t i = 0; i < LDR_ARRAY_LEN(each); i++) {
+        pthread_join(threads[i], NULL);
+        cr_expect(eq(int, each[i].kind, LARDER_OK), "%s", each[i].err.msg);
+        cr_expect(eq(uint, each[i].requests, 2));
+        bd_result_release(&each[i]);
+    }
+}
+
+Test(s3_refusals, requests_that_were_under_way_when_another_one_learnt_the_region_recover_too)
+{
+    open_in("us-east-1", S3_SECRET_KEY);
+    cr_assert(eq(int, put("k", "hello"), LARDER_OK), "%s", got.err.msg);
+    open_in("eu-west-1", S3_SECRET_KEY);
+    rules("[{\"action\": \"delay_ms\", \"ms\": 300}]");
+    expect_all_recover(get_alone);
+}
+
+Test(s3_refusals, so_do_those_that_were_when_another_one_learnt_the_clock)
+{
+    open_in("us-east-1", S3_SECRET_KEY);
+    cr_assert(eq(int, put("k", "hello"), LARDER_OK), "%s", got.err.msg);
+    rules("[{\"action\": \"skew_date\", \"seconds\": 7200, \"ms\": 300}]");
+    expect_all_recover(head_alone); /* a HEAD is refused without a reason */
 }
 
 Test(s3_refusals, a_head_says_the_id_of_its_request)

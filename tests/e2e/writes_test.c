@@ -359,6 +359,8 @@ Test(writes, of_two_puts_at_the_same_time_none_fills_the_cache)
 
 /* ---- the wire ---- */
 
+static struct larder_err said; /* by the reply below */
+
 /* One request over a connection of its own; the kind that the reply carries. */
 static enum larder_kind send_request(const ldr_wire_request *req)
 {
@@ -377,7 +379,7 @@ static enum larder_kind send_request(const ldr_wire_request *req)
     cr_assert(eq(int, ldr_sp_exchange(&sp, packed, len, deadline, &reply, &reply_len, &reach, &lost, &err), LARDER_OK),
               "%s", err.msg);
     cr_assert(eq(int, ldr_wire_unpack_reply(reply, reply_len, &r, &err), LARDER_OK), "%s", err.msg);
-    k = ldr_wire_status(r, &err);
+    k = ldr_wire_status(r, &said);
     larder__wire__reply__free_unpacked(r, NULL);
     ldr_sp_close(&sp);
     free(packed);
@@ -481,5 +483,54 @@ Test(writes, parts_are_taken_in_order_and_once_and_an_unfinished_upload_is_refus
     cr_expect(eq(int, send_commit(73, 8, 5), LARDER_INVALID), "never begun");
     expect_bytes(t.l, object, bytes, 200000);
     cr_expect(eq(int, s3_server_count(&t.s3, "PUT", name), 1));
+    free(bytes);
+}
+
+/* Bytes of a block of the upload 9, all of them, and its seal. */
+static void send_block(uint32_t block, const uint8_t *p, size_t n)
+{
+    Larder__Wire__UploadData data = LARDER__WIRE__UPLOAD_DATA__INIT;
+    Larder__Wire__UploadSeal seal = LARDER__WIRE__UPLOAD_SEAL__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+
+    data.upload_id = seal.upload_id = 9;
+    data.block = seal.block = block;
+    req.body_case = LARDER__WIRE__REQUEST__BODY_UPLOAD_DATA;
+    req.upload_data = &data;
+    for (data.offset = 0; data.offset < n; data.offset += data.data.len) {
+        data.data.data = (uint8_t *)(uintptr_t)p + data.offset;
+        data.data.len = n - data.offset < LDR_WIRE_PART ? n - data.offset : LDR_WIRE_PART;
+        cr_assert(eq(int, send_request(&req), LARDER_OK), "%s", said.msg);
+    }
+    req.body_case = LARDER__WIRE__REQUEST__BODY_UPLOAD_SEAL;
+    req.upload_seal = &seal;
+    seal.length = n;
+    cr_assert(eq(int, send_request(&req), LARDER_OK), "%s", said.msg);
+}
+
+Test(writes, a_commit_that_is_out_of_time_while_parts_are_sent_is_outcome_unknown_by_name)
+{
+    Larder__Wire__UploadOpen open = LARDER__WIRE__UPLOAD_OPEN__INIT;
+    Larder__Wire__UploadCommit commit = LARDER__WIRE__UPLOAD_COMMIT__INIT;
+    ldr_wire_request req = LARDER__WIRE__REQUEST__INIT;
+    uint8_t *bytes = bd_bytes(LDR_BLOCK_SIZE_DEFAULT, 5);
+
+    open.upload_id = commit.upload_id = 9;
+    open.key = (char *)(uintptr_t)object;
+    open.size_known = true;
+    open.size = commit.size = LDR_BLOCK_SIZE_DEFAULT + 1;
+    req.body_case = LARDER__WIRE__REQUEST__BODY_UPLOAD_OPEN;
+    req.upload_open = &open;
+    cr_assert(eq(int, send_request(&req), LARDER_OK), "%s", said.msg);
+    hold_answer_of("PUT");
+    send_block(0, bytes, LDR_BLOCK_SIZE_DEFAULT);
+    send_block(1, bytes, 1);
+    req.op_id = 91;
+    req.timeout_ms = 300;
+    req.body_case = LARDER__WIRE__REQUEST__BODY_UPLOAD_COMMIT;
+    req.upload_commit = &commit;
+    cr_expect(eq(int, send_request(&req), LARDER_OUTCOME_UNKNOWN), "%s", said.msg);
+    cr_expect(strstr(said.msg, object) != NULL, "%s", said.msg);
+    cr_assert(s3_server_release(&t.s3, name));
     free(bytes);
 }

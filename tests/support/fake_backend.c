@@ -101,6 +101,8 @@ static void describe(struct ldr_op *op, const struct fake_answer *a)
     op->meta.last_modified_s = 1700000000;
     if (a->validator)
         ldr_meta_add_text(&op->meta, LDR_TAG_VALIDATOR, a->validator);
+    for (const char *const *s = op->what == LDR_OP_HEAD ? a->sums : NULL; s && *s; s += 2)
+        ldr_meta_add_pair(&op->meta, LDR_TAG_CHECKSUM, s[0], s[1]);
 }
 
 static enum larder_kind deliver(struct ldr_op *op, const struct fake_answer *a)

@@ -16,6 +16,7 @@ struct fake_answer {
     uint64_t size;           /* of the object */
     uint64_t cut_at;         /* not 0: the connection ends after so many bytes of a get */
     const char *validator;   /* NULL: none */
+    const char *const *sums; /* head: name, value, …, NULL of its checksums; borrowed */
     unsigned pause_ms;       /* of a get, between its head and its first byte */
     bool more;               /* one byte more than announced: a backend that breaks its rules */
     bool ignore_range;       /* a ranged get brings the whole object, or is UNSUPPORTED: rule 4 */

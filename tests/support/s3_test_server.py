@@ -49,7 +49,7 @@ A rule: {"method": "GET" (none: any), "key": text in "bucket/key" (none: any), "
     reset             RST, nothing is done
     drop_after_store  the request is carried out, then RST
     hold_answer       the request is carried out, its answer waits for a hold of its key
-    skew_date         "seconds": n; the server's clock is off by that much
+    skew_date         "seconds": n; the server's clock is off by that much; "ms" as with delay_ms (none: no delay)
     garbage           an answer that is no HTTP
 """
 import argparse
@@ -745,7 +745,7 @@ class Handler(socketserver.StreamRequestHandler):
             while self.connection.recv(1, socket.MSG_PEEK):  # until the client closes
                 time.sleep(0.01)
             raise Drop
-        if action == "delay_ms":
+        if "ms" in rule:
             time.sleep(rule["ms"] / 1000)
         if action == "garbage":
             self.wfile.write(b"\x00\x01\x02 this is no HTTP\r\n\r\n")

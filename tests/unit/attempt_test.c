@@ -381,6 +381,16 @@ Test(attempt, one_that_never_left_is_tried_again_all_the_same)
     cr_expect(eq(uint, at.tries, 2));
 }
 
+Test(attempt, so_is_one_that_the_store_refused_as_another_write_was_under_way)
+{
+    at.once_sent_is_final = true;
+    fake_say(store, LDR_OP_PUT, (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .http = 409, .sent = true });
+    fake_say(store, LDR_OP_PUT, (struct fake_answer){ .kind = LARDER_EXISTS, .http = 412, .sent = true });
+    cr_expect(eq(int, run(LDR_OP_PUT, 10000), LARDER_EXISTS));
+    cr_expect(eq(uint, at.tries, 2));
+    cr_expect(not(at.unsure), "a firm no each time");
+}
+
 Test(attempt, that_it_was_sent_once_is_remembered_over_later_tries)
 {
     fake_say(store, LDR_OP_DELETE, (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .sent = true });

@@ -9,6 +9,7 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -734,6 +735,20 @@ Test(cred_chain, a_program_s_credentials_are_used_its_words_being_split_as_a_she
     expect_cred(chain(), "prog", "credential process");
     cr_expect(eq(str, got.token, "st"));
     cr_expect(eq(i64, got.expires_s, 2209082645));
+}
+
+/* Not all libraries open theirs so that they close themselves. */
+Test(cred_chain, a_program_gets_none_of_our_descriptors)
+{
+    int fd = open("/dev/null", O_RDONLY);
+
+    cr_assert(ge(int, fd, 3));
+    write_program("#!/bin/sh\nfor f in 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n"
+                  "  [ \"$(readlink /proc/self/fd/$f)\" = /dev/null ] && exit 9\ndone\n"
+                  "echo '{\"Version\": 1, \"AccessKeyId\": \"prog\", \"SecretAccessKey\": \"" SECRET "\"}'\n");
+    configure_program("");
+    expect_cred(chain(), "prog", "credential process");
+    close(fd);
 }
 
 Test(cred_chain, a_program_that_leaves_another_one_behind_is_not_waited_for)

@@ -7,6 +7,7 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -29,11 +30,20 @@ static struct {
         uint64_t offset, length;
         char if_match[16];
     } get[64];
+    unsigned heads;
+    struct {
+        uint32_t part;
+        char if_match[16];
+    } head[8];
 } asked;
 
 static void note_op(void *user, const struct ldr_op *op)
 {
     (void)user;
+    if (op->what == LDR_OP_HEAD && asked.heads < LDR_ARRAY_LEN(asked.head)) {
+        asked.head[asked.heads].part = op->part;
+        strncpy(asked.head[asked.heads++].if_match, op->if_match ? op->if_match : "", 15);
+    }
     if (op->what != LDR_OP_GET || asked.n == LDR_ARRAY_LEN(asked.get))
         return;
     asked.get[asked.n].ranged = op->ranged;
@@ -77,7 +87,7 @@ struct asker {
     bool in_cache;
     struct ldr_id id;
     uint64_t size;
-    char why[200];
+    char why[200], msg[512];
 };
 
 static void answer(struct ldr_waiter *w, const struct ldr_answer *ans)
@@ -87,15 +97,18 @@ static void answer(struct ldr_waiter *w, const struct ldr_answer *ans)
     cr_expect(not(a->answered), "once");
     a->answered = true;
     a->kind = ans->kind;
-    if (ans->kind)
+    if (ans->kind) {
+        strcpy(a->msg, ans->err->msg);
         return;
+    }
     a->in_cache = ans->in_cache;
     a->id = ans->id;
     a->size = ans->meta->size_bytes;
     strcpy(a->why, ans->why);
 }
 
-static struct asker *ask(uint64_t offset, uint64_t length)
+/* Of a reader that says that it will go on. */
+static struct asker *ask_on(uint64_t offset, uint64_t length, uint64_t ahead)
 {
     struct asker *a = calloc(1, sizeof *a);
     struct ldr_name *n = domain_name(&f, KEY);
@@ -103,9 +116,15 @@ static struct asker *ask(uint64_t offset, uint64_t length)
     a->w.answer = answer;
     a->w.offset = offset;
     a->w.length = length;
+    a->w.ahead = ahead;
     cr_assert(eq(int, ldr_flight_object(&f.domain, n, &a->w, &err), LARDER_OK));
     ldr_name_unref(&n);
     return a;
+}
+
+static struct asker *ask(uint64_t offset, uint64_t length)
+{
+    return ask_on(offset, length, 0);
 }
 
 static enum larder_kind end_of(struct asker *a)
@@ -147,6 +166,17 @@ static uint32_t blocks_there(void)
     if (!domain_find(&f, KEY, &r))
         return 0;
     return ldr_reader_blocks(f.domain.reader, &r.id, 0, (uint32_t)ldr_record_blocks(&r), there);
+}
+
+/* The record goes, as if it had been evicted. */
+static void forget(void)
+{
+    struct ldr_name *n = domain_name(&f, KEY);
+
+    ldr_known_drop(&f.domain, n, NULL);
+    while (f.domain.lone_changes)
+        cr_assert(domain_step(&f, true));
+    ldr_name_unref(&n);
 }
 
 /* ---- requests ---- */
@@ -253,6 +283,49 @@ Test(load, a_small_object_asked_for_behind_its_end_is_found_out_about)
     cr_assert(eq(int, end_of(b), LARDER_OK));
     cr_expect(b->in_cache);
     free(a), free(b);
+}
+
+/* Let the first request of an object of many blocks go, and see how many follow at once. */
+static unsigned at_once(unsigned least)
+{
+    struct asker *a;
+    unsigned n;
+
+    fake_hold(f.store, true);
+    a = ask(0, 0);
+    cr_assert(domain_run_until_held(&f, 1));
+    fake_let(f.store);
+    cr_assert(domain_run_until_held(&f, least));
+    while (blocks_there() < 1) /* the first block is in: all that would be sent was sent */
+        cr_assert(domain_step(&f, true));
+    n = fake_held(f.store);
+    fake_hold(f.store, false);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    free(a);
+    return n;
+}
+
+Test(load, four_requests_are_under_way_at_first)
+{
+    store_holds(body, 40 * BLOCK, "\"v1\"");
+    cr_expect(eq(uint, at_once(4), 4));
+}
+
+Test(load, a_store_that_asks_for_fewer_requests_gets_half_as_many)
+{
+    struct asker *a;
+
+    fake_say(f.store, LDR_OP_GET, (struct fake_answer){ .kind = LARDER_UNAVAILABLE, .http = 503, .throttled = true });
+    store_holds("hello", 5, "\"v0\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    forget();
+    fake_silence(f.store, LDR_OP_GET);
+    store_holds(body, 40 * BLOCK, "\"v1\"");
+    cr_expect(eq(uint, at_once(2), 2));
+    free(a);
 }
 
 /* ---- readahead ---- */
@@ -511,17 +584,6 @@ Test(load, a_stale_object_that_is_gone_is_gone_from_the_cache_too)
 
 /* ---- room ---- */
 
-/* The record goes, as if it had been evicted. */
-static void forget(void)
-{
-    struct ldr_name *n = domain_name(&f, KEY);
-
-    ldr_known_drop(&f.domain, n, NULL);
-    while (f.domain.lone_changes)
-        cr_assert(domain_step(&f, true));
-    ldr_name_unref(&n);
-}
-
 Test(load, a_range_larger_than_the_cache_is_not_cached_and_its_parts_are)
 {
     struct asker *a, *b;
@@ -639,4 +701,425 @@ Test(load, a_block_file_that_went_is_fetched_again)
     cr_expect(eq(uint, asked.n, 5));
     ldr_name_unref(&n);
     free(a), free(b);
+}
+
+/* ---- does it add up? ---- */
+
+#define SIZE (6 * BLOCK - 1000)
+
+static uint8_t *damaged;
+static char full_text[LDR_SUM_TEXT_MAX], composite_text[LDR_SUM_TEXT_MAX + 8];
+
+/* The store tells checksums by heads. */
+static void make_checked(void)
+{
+    make_domain();
+    fake_caps(f.store, LDR_CAP_RANGE | LDR_CAP_IF_MATCH | LDR_CAP_HEAD_SUM);
+    damaged = malloc(SIZE);
+    memcpy(damaged, body, SIZE);
+    damaged[5 * BLOCK + 77] ^= 0x40;
+}
+
+static void end_checked(void)
+{
+    end_domain(); /* the store may still be reading it */
+    free(damaged);
+}
+
+TestSuite(load_check, .init = make_checked, .fini = end_checked, .timeout = 60);
+
+/* Of `body`. */
+static const char *full(enum ldr_sum_algo a)
+{
+    uint8_t raw[LDR_SUM_RAW_MAX];
+
+    ldr_sum_crc_raw(a, ldr_sum_crc(a, 0, body, SIZE), raw);
+    ldr_sum_base64(a, raw, full_text);
+    return full_text;
+}
+
+static const char *composite(enum ldr_sum_algo a, uint64_t part)
+{
+    uint8_t raw[LDR_SUM_RAW_MAX];
+    unsigned n = 0;
+    uint64_t all = 0;
+
+    for (uint64_t at = 0; at < SIZE; at += part, n++) {
+        ldr_sum_crc_raw(a, ldr_sum_crc(a, 0, body + at, at + part < SIZE ? part : SIZE - at), raw);
+        all = ldr_sum_crc(a, all, raw, ldr_sum_raw_len(a));
+    }
+    ldr_sum_crc_raw(a, all, raw);
+    ldr_sum_base64(a, raw, composite_text);
+    sprintf(composite_text + strlen(composite_text), "-%u", n);
+    return composite_text;
+}
+
+/* What a head says. */
+static void store_says(const char *const *sums, uint64_t size, const char *validator)
+{
+    fake_say(f.store, LDR_OP_HEAD, (struct fake_answer){ .size = size, .validator = validator, .sums = sums });
+}
+
+static uint64_t corrupt(void)
+{
+    return atomic_load(&f.domain.counters.corrupt_objects);
+}
+
+static void expect_published(struct asker *a, const uint8_t *p)
+{
+    cr_assert(eq(int, end_of(a), LARDER_OK), "%s", a->msg);
+    cr_assert(domain_run_idle(&f));
+    cr_expect(a->in_cache);
+    expect_blocks(a, p, 0, 5);
+    free(a);
+}
+
+/* Read twice, refused, and nothing is left of it. */
+static void expect_refused(struct asker *a, const char *algo)
+{
+    struct ldr_record r;
+
+    cr_assert(eq(int, end_of(a), LARDER_CORRUPT));
+    cr_expect(strstr(a->msg, KEY) && strstr(a->msg, algo), "%s", a->msg);
+    cr_assert(domain_run_idle(&f));
+    while (f.domain.lone_changes)
+        cr_assert(domain_step(&f, true));
+    cr_expect(eq(u64, corrupt(), 2));
+    cr_expect(eq(uint, asked.n, 12), "each block twice");
+    cr_expect(not(domain_find(&f, KEY, &r)));
+    cr_expect(domain_sound(&f));
+    free(a);
+}
+
+static void what_adds_up_is_published(enum ldr_sum_algo algo)
+{
+    const char *sums[] = { "type", "FULL_OBJECT", ldr_sum_name(algo), full(algo), NULL };
+
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(uint, asked.n, 6));
+    cr_expect(asked.heads == 1 && !strcmp(asked.head[0].if_match, "\"v1\"") && asked.head[0].part == 0);
+    cr_expect(eq(u64, corrupt(), 0));
+}
+
+static void what_does_not_is_read_once_more_and_refused(enum ldr_sum_algo algo)
+{
+    const char *sums[] = { "type", "FULL_OBJECT", ldr_sum_name(algo), full(algo), NULL };
+
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    expect_refused(ask(0, 0), ldr_sum_name(algo));
+}
+
+#define FOR_EVERY_CRC(name)                                                                                            \
+    Test(load_check, name##__crc64nvme)                                                                                \
+    {                                                                                                                  \
+        name(LDR_SUM_CRC64NVME);                                                                                       \
+    }                                                                                                                  \
+    Test(load_check, name##__crc32c)                                                                                   \
+    {                                                                                                                  \
+        name(LDR_SUM_CRC32C);                                                                                          \
+    }                                                                                                                  \
+    Test(load_check, name##__crc32)                                                                                    \
+    {                                                                                                                  \
+        name(LDR_SUM_CRC32);                                                                                           \
+    }
+
+FOR_EVERY_CRC(what_adds_up_is_published)
+
+FOR_EVERY_CRC(what_does_not_is_read_once_more_and_refused)
+
+Test(load_check, what_adds_up_when_it_is_read_once_more_is_published)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+
+    for (int i = 0; i < 6; i++)
+        store_holds(damaged, SIZE, "\"v1\"");
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(uint, asked.n, 12));
+    cr_expect(eq(u64, corrupt(), 1));
+}
+
+Test(load_check, the_sum_of_the_sums_of_parts_that_are_blocks_is_as_good)
+{
+    const char *sums[] = { "crc32c", composite(LDR_SUM_CRC32C, BLOCK), "type", "COMPOSITE", NULL };
+
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    store_says(NULL, BLOCK - 1000, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(asked.heads == 2 && asked.head[1].part == 6 && !strcmp(asked.head[1].if_match, "\"v1\""));
+    cr_expect(eq(u64, corrupt(), 0));
+}
+
+Test(load_check, the_sum_of_the_sums_of_parts_that_are_blocks_is_refused_when_wrong)
+{
+    const char *sums[] = { "crc64nvme", composite(LDR_SUM_CRC64NVME, BLOCK), "type", "COMPOSITE", NULL };
+
+    store_holds(damaged, SIZE, "\"v1\"");
+    for (int i = 0; i < 2; i++) {
+        store_says(sums, SIZE, "\"v1\"");
+        store_says(NULL, BLOCK - 1000, "\"v1\"");
+    }
+    expect_refused(ask(0, 0), "crc64nvme");
+}
+
+Test(load_check, as_many_parts_that_are_no_blocks_say_nothing)
+{
+    const char *sums[] = { "crc32c", composite(LDR_SUM_CRC32C, BLOCK - 150), "type", "COMPOSITE", NULL };
+
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    store_says(NULL, BLOCK - 250, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(uint, asked.heads, 2));
+    cr_expect(eq(u64, corrupt(), 0));
+}
+
+Test(load_check, parts_of_which_the_store_does_not_tell_the_size_say_nothing)
+{
+    const char *sums[] = { "crc32c", composite(LDR_SUM_CRC32C, BLOCK - 150), "type", "COMPOSITE", NULL };
+
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    fake_say(f.store, LDR_OP_HEAD, (struct fake_answer){ .kind = LARDER_UNSUPPORTED, .http = 501 });
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(u64, corrupt(), 0));
+}
+
+Test(load_check, other_parts_than_blocks_are_not_asked_for)
+{
+    const char *sums[] = { "crc32c", composite(LDR_SUM_CRC32C, 2 * BLOCK), "type", "COMPOSITE", NULL };
+
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(uint, asked.heads, 1));
+}
+
+Test(load_check, a_head_that_fails_means_that_nothing_is_checked)
+{
+    store_holds(damaged, SIZE, "\"v1\"");
+    fake_say(f.store, LDR_OP_HEAD, (struct fake_answer){ .kind = LARDER_DENIED, .http = 403 });
+    expect_published(ask(0, 0), damaged);
+}
+
+Test(load_check, a_head_without_a_checksum_means_that_nothing_is_checked)
+{
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(NULL, SIZE, "\"v1\"");
+    expect_published(ask(0, 0), damaged);
+}
+
+Test(load_check, a_head_of_another_version_means_that_nothing_is_checked)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v2\"");
+    expect_published(ask(0, 0), damaged);
+}
+
+Test(load_check, the_last_block_waits_for_the_head_and_has_no_name)
+{
+    struct ldr_record r;
+    unsigned named = 0;
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+    struct asker *a;
+
+    fake_hold_only(f.store, LDR_OP_HEAD);
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(domain_run_until_held(&f, 1));
+    while (blocks_there() < 5)
+        cr_assert(domain_step(&f, true));
+    cr_assert(domain_find(&f, KEY, &r));
+    for (uint32_t b = 0; b < 6; b++)
+        named += ldr_blocks_intact(&f.domain.blocks, &r, b);
+    cr_expect(eq(uint, named, 5), "readers find a block by its name");
+    cr_expect(not(a->answered));
+    fake_hold(f.store, false);
+    expect_refused(a, "crc32c");
+}
+
+Test(load_check, a_last_block_that_waits_is_kept_when_its_asker_went)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+    struct asker *a;
+
+    fake_hold_only(f.store, LDR_OP_HEAD);
+    store_holds(body, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(domain_run_until_held(&f, 1));
+    while (blocks_there() < 5)
+        cr_assert(domain_step(&f, true));
+    ldr_flight_leave(&a->w);
+    fake_hold(f.store, false);
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, blocks_there(), 6));
+    free(a);
+}
+
+Test(load_check, blocks_that_were_there_before_make_it_unchecked)
+{
+    struct asker *a;
+
+    store_holds(damaged, SIZE, "\"v1\"");
+    a = ask(2 * BLOCK, BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    expect_published(ask(0, 0), damaged);
+    cr_expect(eq(uint, asked.heads, 0));
+    free(a);
+}
+
+Test(load_check, a_reader_of_a_range_asks_for_no_head)
+{
+    struct asker *a;
+
+    store_holds(body, SIZE, "\"v1\"");
+    a = ask(BLOCK, 2 * BLOCK);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, asked.heads, 0));
+    free(a);
+}
+
+Test(load_check, nor_does_one_of_the_first_bytes)
+{
+    struct asker *a;
+
+    store_holds(body, SIZE, "\"v1\"");
+    a = ask(0, 100);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, asked.heads, 0));
+    free(a);
+}
+
+Test(load_check, nor_one_of_an_object_of_one_block)
+{
+    struct asker *a;
+
+    store_holds(body, BLOCK, "\"v1\"");
+    a = ask(0, 0);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(uint, asked.heads, 0));
+    free(a);
+}
+
+Test(load_check, what_comes_by_one_request_is_its_backends_to_check)
+{
+    fake_caps(f.store, LDR_CAP_HEAD_SUM | LDR_CAP_STREAM_ONLY);
+    store_holds(body, SIZE, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(uint, asked.heads, 0));
+}
+
+Test(load_check, a_store_that_cannot_tell_is_not_asked)
+{
+    fake_caps(f.store, LDR_CAP_RANGE | LDR_CAP_IF_MATCH);
+    store_holds(body, SIZE, "\"v1\"");
+    expect_published(ask(0, 0), body);
+    cr_expect(eq(uint, asked.heads, 0));
+}
+
+/* Who reads by windows has had the first ones when the last one shows that they were wrong. */
+Test(load_check, a_reader_by_windows_is_refused_at_the_last_one)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+    struct asker *a;
+
+    fake_hold_only(f.store, LDR_OP_HEAD);
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    a = ask_on(0, BLOCK, SIZE);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    free(a);
+    a = ask_on(5 * BLOCK, BLOCK, SIZE);
+    fake_hold(f.store, false);
+    expect_refused(a, "crc32c");
+}
+
+Test(load_check, and_so_it_is_when_it_asks_for_the_last_one_later)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+    struct asker *a;
+
+    fake_hold_only(f.store, LDR_OP_HEAD); /* else the block that it waits for might be the last one */
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    a = ask_on(0, BLOCK, SIZE);
+    cr_assert(eq(int, end_of(a), LARDER_OK));
+    free(a);
+    fake_hold(f.store, false);
+    cr_assert(domain_run_idle(&f));
+    cr_expect(eq(u64, corrupt(), 1));
+    expect_refused(ask_on(4 * BLOCK, BLOCK, SIZE), "crc32c");
+}
+
+Test(load_check, what_was_refused_and_is_good_again_is_read_once)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    expect_refused(ask(0, 0), "crc32c");
+    fake_silence(f.store, LDR_OP_GET);
+    store_holds(body, SIZE, "\"v1\"");
+    expect_published(ask(2 * BLOCK, BLOCK), body);
+    cr_expect(eq(uint, asked.n, 18));
+    cr_expect(eq(u64, corrupt(), 2));
+}
+
+Test(load_check, who_asks_while_it_is_read_once_more_waits_for_all_of_it)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+    struct asker *a, *b;
+
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    a = ask(0, 0);
+    while (!corrupt())
+        cr_assert(domain_step(&f, true));
+    b = ask(0, 100);
+    cr_expect(eq(int, end_of(b), LARDER_CORRUPT));
+    expect_refused(a, "crc32c");
+    free(b);
+}
+
+Test(load_check, a_cache_that_is_too_small_to_read_it_once_more_refuses_it)
+{
+    const char *sums[] = { "crc32c", full(LDR_SUM_CRC32C), NULL };
+    struct ldr_index_stats st;
+    struct asker *a;
+
+    fake_hold_only(f.store, LDR_OP_HEAD);
+    store_holds(damaged, SIZE, "\"v1\"");
+    store_says(sums, SIZE, "\"v1\"");
+    a = ask(0, 0);
+    while (blocks_there() < 5)
+        cr_assert(domain_step(&f, true));
+    f.domain.space.max_bytes = atomic_load(&f.domain.space.bytes) - 2 * BLOCK;
+    do { /* the index takes note of the limit with its next commit */
+        struct ldr_name *n = domain_name(&f, "mem://b/other");
+
+        ldr_known_drop(&f.domain, n, NULL);
+        while (f.domain.lone_changes)
+            cr_assert(domain_step(&f, true));
+        ldr_name_unref(&n);
+        ldr_index_stats(f.domain.index, &st);
+    } while (st.block_capacity >= SIZE);
+    fake_hold(f.store, false);
+    cr_expect(eq(int, end_of(a), LARDER_CORRUPT));
+    cr_expect(strstr(a->msg, "too small") != NULL, "%s", a->msg);
+    cr_assert(domain_run_idle(&f)); /* its first request goes on, and reads `sums` */
+    f.domain.space.max_bytes = LDR_GIB;
+    free(a);
 }

@@ -327,6 +327,7 @@ Test(stage, a_small_or_empty_object_is_kept_in_the_index)
     open_unknown();
     cr_assert(eq(int, block(0).kind, LARDER_OK));
     cr_expect(eq(int, seal(0, 0), LARDER_OK), "there was nothing to write after all");
+    cr_expect(eq(int, seal(0, 0), LARDER_OK), "again");
     cr_expect(eq(int, commit(0).kind, LARDER_OK));
     cr_expect(store_has((const uint8_t *)"", 0));
     expect_nothing_left();
@@ -586,6 +587,37 @@ Test(stage, bytes_may_come_as_messages_in_order_or_again)
     cr_expect(store_has(p, n) && cache_has(p, n));
     expect_nothing_left();
     free(p);
+}
+
+Test(stage, bytes_that_are_refused_leave_no_block_that_nobody_ends)
+{
+    uint8_t *p = some_bytes(BLOCK + 1);
+
+    open_unknown();
+    ldr_stage_heard(&f.domain, ID, 5);
+    cr_expect(eq(int, data(0, 0, p, BLOCK + 1), LARDER_INVALID), "more than a block");
+    ldr_stages_gone(&f.domain, 5);
+    ldr_upload_sweep(&f.domain, ldr_mono_ns() + 11 * LDR_NS_PER_S);
+    cr_expect(not(ldr_uploads_open(f.domain.uploads)), "its writer is gone");
+    ldr_upload_abort(&f.domain, ID);
+    expect_nothing_left();
+    free(p);
+}
+
+Test(stage, a_block_without_a_file_has_the_bytes_that_were_sent_and_no_others)
+{
+    f.domain.space.max_bytes = 1;
+    open_unknown();
+    cr_assert(eq(str, block(0).name, ""));
+    cr_expect(eq(int, seal(0, BLOCK), LARDER_INVALID), "none was sent");
+    cr_expect(eq(int, seal(0, 5), LARDER_INVALID));
+    cr_assert(eq(int, data(0, 0, "hello", 5), LARDER_OK));
+    cr_expect(eq(int, seal(0, 6), LARDER_INVALID));
+    cr_assert(eq(int, seal(0, 5), LARDER_OK));
+    cr_expect(eq(int, commit(5).kind, LARDER_OK));
+    cr_expect(store_has((const uint8_t *)"hello", 5));
+    f.domain.space.max_bytes = LDR_GIB;
+    expect_nothing_left();
 }
 
 Test(stage, a_full_cache_stops_no_write)

@@ -130,6 +130,7 @@ Test(wire, an_upload_by_blocks_is_bounded)
     cr_expect(eq(int, kind_of(&o), LARDER_INVALID), "fields");
     open.fields = bytes(0);
     block.block = data.block = seal.block = LDR_WIRE_BLOCKS - 1;
+    cr_expect(eq(int, kind_of(&d), LARDER_INVALID), "a part of nothing");
     data.data = bytes(LDR_WIRE_PART);
     data.offset = seal.length = commit.size = LDR_OBJECT_SIZE_MAX;
     cr_expect(eq(int, kind_of(&b), LARDER_OK));

@@ -8,6 +8,7 @@
 #include <criterion/new/assert.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -555,6 +556,65 @@ Test(writer, what_the_agent_refuses_ends_the_writer)
     cr_expect(eq(int, up.commits, 1));
     cr_expect(eq(int, larder_put(l, "nonsense", p, n, NULL, WAIT, &err), LARDER_INVALID));
     cr_expect(eq(int, larder_put(l, URI, p, n, NULL, 0, &err), LARDER_TIMEOUT));
+    free(p);
+}
+
+Test(writer, a_file_that_goes_while_it_is_written_to_tells_why_the_upload_failed)
+{
+    uint8_t *p = bytes(2 * BLOCK);
+    struct larder_writer *w = opened(LARDER_SIZE_UNKNOWN);
+
+    cr_assert(eq(int, larder_writer_write(w, p, BLOCK + (4 << 20), &err), LARDER_OK), "%s", err.msg);
+    up.fail_block = LARDER_DENIED;
+    cr_assert(eq(int, unlink(up.file), 0));
+    cr_expect(eq(int, larder_writer_write(w, p, 4 << 20, &err), LARDER_DENIED));
+    cr_expect(eq(str, err.msg, (char *)"no block"));
+    larder_writer_abort(&w);
+    up.fail_block = LARDER_OK;
+
+    start_again();
+    w = opened(LARDER_SIZE_UNKNOWN);
+    cr_assert(eq(int, larder_writer_write(w, p, 4 << 20, &err), LARDER_OK), "%s", err.msg);
+    up.no_file = true; /* the agent knows of no failure */
+    cr_assert(eq(int, unlink(up.file), 0));
+    cr_expect(eq(int, larder_writer_write(w, p, 4 << 20, &err), LARDER_IO));
+    cr_expect(strstr(err.msg, "staging file") != NULL, "%s", err.msg);
+    larder_writer_abort(&w);
+    free(p);
+}
+
+/* An agent that asks, by a lease, whether anybody writes to the file, and is slow to give it back. */
+static void *give_back(void *user)
+{
+    int fd = *(int *)user;
+
+    while (fcntl(fd, F_GETLEASE) == F_RDLCK)
+        usleep(1000);
+    fcntl(fd, F_SETLEASE, F_UNLCK);
+    return NULL;
+}
+
+Test(writer, a_file_that_the_agent_looks_at_just_now_is_opened_a_moment_later)
+{
+    uint8_t *p = bytes(BLOCK);
+    struct larder_writer *w = opened(BLOCK);
+    pthread_t thread;
+    int fd;
+
+    signal(SIGIO, SIG_IGN);
+    cr_assert(eq(int, larder_writer_write(w, p, 4 << 20, &err), LARDER_OK), "%s", err.msg);
+    fd = open(up.file, O_RDONLY | O_CLOEXEC);
+    cr_assert(fd >= 0);
+    if (fcntl(fd, F_SETLEASE, F_RDLCK))
+        cr_skip("no leases here");
+    cr_assert(eq(int, pthread_create(&thread, NULL, give_back, &fd), 0));
+    cr_assert(eq(int, larder_writer_write(w, p + (4 << 20), 2 << 20, &err), LARDER_OK), "%s", err.msg);
+    pthread_join(thread, NULL);
+    close(fd);
+    cr_assert(eq(int, larder_writer_write(w, p + (6 << 20), BLOCK - (6 << 20), &err), LARDER_OK), "%s", err.msg);
+    cr_assert(eq(int, larder_writer_commit(&w, &err), LARDER_OK), "%s", err.msg);
+    expect_arrived(p, BLOCK);
+    cr_expect(eq(int, up.parts, 0));
     free(p);
 }
 
