@@ -266,9 +266,9 @@ static enum larder_kind add_get_headers(struct s3_op *o, struct larder_err *err)
             return ldr_fail(err, LARDER_INVALID, "the range of \"%s\" is empty or too far", op->uri);
         snprintf(range, sizeof range, "bytes=%" PRIu64 "-%" PRIu64, op->offset, last);
         k = ldr_s3_header(o, "Range", range, err);
-    } else {
-        k = ldr_s3_header(o, LDR_S3_CHECKSUM "mode", "ENABLED", err); /* else S3 keeps them to itself */
     }
+    if (!k && (!op->ranged || op->offset == 0)) /* else S3 keeps them to itself; a range from 0 may be all of it */
+        k = ldr_s3_header(o, LDR_S3_CHECKSUM "mode", "ENABLED", err);
     if (!k)
         k = add_if_match(o, err);
     if (!k && op->if_none_match)
