@@ -28,8 +28,10 @@ struct ldr_piece *ldr_stage_current(const struct ldr_stage *s)
 
 void ldr_piece_answer(struct ldr_piece *p, enum larder_kind kind, const struct larder_err *err)
 {
-    struct ldr_staging staging = { .block = p->block, .name = p->body ? p->body->name : "", .size = p->size };
+    struct ldr_staging staging = { .block = p->block, .name = "", .size = p->size };
 
+    if (!kind && p->body) /* else the pool may be making it */
+        staging.name = p->body->name;
     p->stage->heard_ns = ldr_mono_ns();
     while (p->waiters) {
         struct ldr_stage_waiter *w = p->waiters;

@@ -320,6 +320,8 @@ static void change(enum ldr_change_what what, const char *key, const void *p, si
     sem_init(&w.done, 0, 0);
     ldr_index_change(s.f.domain.index, &w.c);
     wait_for(&w.done);
+    if (w.c.kind)
+        fprintf(stderr, "domain_stress: %s: %s\n", larder_kind_name(w.c.kind), w.c.err.msg);
     CHECK(w.c.kind == LARDER_OK);
     sem_destroy(&w.done);
 }
@@ -439,6 +441,8 @@ static void *filler(void *user)
         sem_init(&wish.done, 0, 0);
         ldr_index_change(d->index, &wish.c);
         wait_for(&wish.done);
+        if (wish.c.kind)
+            fprintf(stderr, "domain_stress: %s: %s\n", larder_kind_name(wish.c.kind), wish.c.err.msg);
         CHECK(wish.c.kind == LARDER_OK);
         sem_destroy(&wish.done);
         atomic_store(&hold->until_ns, ldr_mono_ns() + 5 * LDR_NS_PER_MS);
@@ -526,7 +530,7 @@ int main(int argc, char **argv)
     domain_open(
         &s.f, dir,
         &(struct domain_options){
-            .pool_threads = 4, .max_bytes = MAX_BYTES, .inline_bytes = 128 * LDR_KIB, .block_size = 1u << BLOCK_LOG2 });
+            .pool_threads = 4, .max_bytes = MAX_BYTES, .inline_bytes = 256 * LDR_KIB, .block_size = 1u << BLOCK_LOG2 });
     fake_serve_any(s.f.store, STORE_SIZE, 17);
     atomic_store(&s.running, LDR_ARRAY_LEN(t));
     for (uintptr_t i = 0; i < LDR_ARRAY_LEN(t); i++)
