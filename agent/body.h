@@ -1,6 +1,6 @@
 /* body.h - step 10, the other way: the bytes of a write on their way to a store. They are in a file of the cache, which
  * may become a block of the object, or in memory where the cache has no room: a full cache stops no write. A staged one
- * has a name below rw/staging, so that a client can fill it through a mapping.
+ * has a name below rw/staging, so that a client can fill it.
  *
  * A body is sealed before its first byte is hashed or sent: from then on nobody can change it. A client may keep a
  * mapping that it should have given up, so that nobody writes is proved (a read lease is granted to none who has a writer
